@@ -111,3 +111,22 @@ func (f *Flow) Claim(from Origin, host string) {
 	}
 	f.Claims = append(f.Claims, c)
 }
+
+// Inbound is what a listener knows of an accepted connection; a door makes
+// its flows from it.
+type Inbound struct {
+	Listener    string
+	Client      netip.AddrPort
+	Local       netip.AddrPort
+	OriginalDst netip.AddrPort   // transparent only
+	Identity    *policy.Identity // nil: anonymous
+	Secure      bool             // the client speaks TLS to the gateway itself
+	Port        uint16           // destination port of flows that do not say one: SNI routing
+}
+
+// New makes the record of a flow that begins now on this connection.
+func (in Inbound) New(door Door) *Flow {
+	f := New(door, in.Client, in.Local)
+	f.Listener, f.OriginalDst, f.Identity = in.Listener, in.OriginalDst, in.Identity
+	return f
+}

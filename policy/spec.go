@@ -1,0 +1,86 @@
+package policy
+
+// Spec is a policy as written: what configuration files decode into. Strings
+// are checked by Compile, which knows how to say what is wrong with them.
+type Spec struct {
+	Mode     string       `mapstructure:"mode"` // enforce | report | open, or their aliases block | audit
+	Services []ServiceRef `mapstructure:"services"`
+	Allow    []string     `mapstructure:"allow"` // short form: TCP and QUIC port 443
+	Deny     []string     `mapstructure:"deny"`  // short form: every port and protocol
+	Rules    []RuleSpec   `mapstructure:"rules"`
+	Include  []string     `mapstructure:"include"` // globs; read by the caller of Compile, one Source per file
+}
+
+// ServiceRef names a service of the catalog. In a file it is the bare name, or
+// a map with the parameters and optional parts that are wanted.
+type ServiceRef struct {
+	Name   string            `mapstructure:"name"`
+	Params map[string]string `mapstructure:"params"`
+	Parts  []string          `mapstructure:"parts"`
+}
+
+// RuleSpec is one rule as written.
+type RuleSpec struct {
+	Name        string       `mapstructure:"name"`
+	Owner       string       `mapstructure:"owner"`
+	Reason      string       `mapstructure:"reason"`
+	Action      string       `mapstructure:"action"` // allow (default) | deny
+	Mode        string       `mapstructure:"mode"`   // default: the policy's
+	From        FromSpec     `mapstructure:"from"`
+	To          ToSpec       `mapstructure:"to"`
+	Expires     string       `mapstructure:"expires"` // 2027-01-31 (the end of that day, UTC) or RFC 3339
+	Windows     []WindowSpec `mapstructure:"windows"` // none: always
+	Private     []string     `mapstructure:"private"` // CIDRs of private addresses that the names may resolve to
+	Inspect     string       `mapstructure:"inspect"` // never | always
+	IdleTimeout string       `mapstructure:"idle_timeout"`
+	MaxBytes    string       `mapstructure:"max_bytes"` // 500, 10MiB, 2GiB
+	Service     string       `mapstructure:"-"`         // set by the catalog
+	MultiTenant bool         `mapstructure:"-"`         // set by the catalog
+}
+
+// FromSpec says which clients a rule is for. Fields that are set must all
+// match; within one field one value must. Empty: every client.
+type FromSpec struct {
+	CIDRs           []string `mapstructure:"cidrs"`
+	Users           []string `mapstructure:"users"`
+	Groups          []string `mapstructure:"groups"`
+	Subjects        []string `mapstructure:"subjects"`
+	Namespaces      []string `mapstructure:"namespaces"`
+	ServiceAccounts []string `mapstructure:"service_accounts"`
+	Labels          []string `mapstructure:"labels"` // key=value, all of which must be there
+	Processes       []string `mapstructure:"processes"`
+	UIDs            []uint32 `mapstructure:"uids"`
+}
+
+// ToSpec says which destinations a rule is for, and how they may be spoken to.
+type ToSpec struct {
+	Hosts    []string     `mapstructure:"hosts"`
+	CIDRs    []string     `mapstructure:"cidrs"` // destinations asked for by address
+	Services []ServiceRef `mapstructure:"services"`
+	Any      bool         `mapstructure:"any"`      // every destination
+	Depth    int          `mapstructure:"depth"`    // 1: a leading *. is exactly one label; 0: any number
+	Protocol string       `mapstructure:"protocol"` // tcp (default) | udp | any
+	Ports    []PortRange  `mapstructure:"ports"`    // default: 443 for allow, every port for deny
+	Apps     []string     `mapstructure:"app"`      // one or more of the words of Apps
+	Methods  []string     `mapstructure:"methods"`
+	Paths    []string     `mapstructure:"paths"` // exact, or a prefix that ends in *
+}
+
+// PortRange is one port or a range, as written: "443" or "5228-5230".
+type PortRange string
+
+// WindowSpec is a time window in a week.
+type WindowSpec struct {
+	Days []string `mapstructure:"days"` // mon … sun, or ranges such as mon-fri; none: every day
+	From string   `mapstructure:"from"` // 08:00
+	To   string   `mapstructure:"to"`   // 18:00; earlier than from: over midnight
+	Zone string   `mapstructure:"zone"` // IANA name; default UTC
+}
+
+// Source is one file's policy. Line gives the line of a path in it, such as
+// "allow[3]" or "rules[2].to.hosts[0]", or 0; it may be nil.
+type Source struct {
+	File string
+	Spec Spec
+	Line func(path string) int
+}
