@@ -49,22 +49,22 @@ type Reason string
 
 // The reasons.
 const (
-	NoRule           Reason = "no_rule"           // no rule names the destination
-	DenyRule         Reason = "deny_rule"         // a deny rule names it
-	Expired          Reason = "expired"           // only a rule that has expired, or is outside its time window, names it
-	MalformedName    Reason = "malformed_name"    // the name is not a host name
-	NoName           Reason = "no_name"           // TLS without a server name where one is needed
-	NameMismatch     Reason = "name_mismatch"     // the name inside is not the allowed one outside, and not allowed itself
-	AddressLiteral   Reason = "address_literal"   // an address was asked for, and no rule allows that address
-	ForbiddenAddress Reason = "forbidden_address" // the name resolved to an address that must not be reached
-	Port             Reason = "port"              // a rule names the destination, for other ports
-	ProtocolReason   Reason = "protocol"          // a rule names the destination, for another protocol or app
-	Source           Reason = "source"            // a rule names the destination, for other clients
-	Request          Reason = "request"           // a rule names the destination, for other methods or paths
-	Unauthenticated  Reason = "unauthenticated"   // the client must say who it is
-	Limit            Reason = "limit"             // a limit on connections, bytes or time is reached
-	Loop             Reason = "loop"              // the request already went through this gateway
-	MalformedRequest Reason = "malformed_request" // what the client sent is not a valid request of its protocol
+	ReasonNoRule           Reason = "no_rule"           // no rule names the destination
+	ReasonDenyRule         Reason = "deny_rule"         // a deny rule names it
+	ReasonExpired          Reason = "expired"           // only a rule that has expired, or is outside its time window, names it
+	ReasonMalformedName    Reason = "malformed_name"    // the name is not a host name
+	ReasonNoName           Reason = "no_name"           // TLS without a server name where one is needed
+	ReasonNameMismatch     Reason = "name_mismatch"     // the name inside is not the allowed one outside, and not allowed itself
+	ReasonAddressLiteral   Reason = "address_literal"   // an address was asked for, and no rule allows that address
+	ReasonForbiddenAddress Reason = "forbidden_address" // the name resolved to an address that must not be reached
+	ReasonPort             Reason = "port"              // a rule names the destination, for other ports
+	ReasonProtocol         Reason = "protocol"          // a rule names the destination, for another protocol or app
+	ReasonSource           Reason = "source"            // a rule names the destination, for other clients
+	ReasonRequest          Reason = "request"           // a rule names the destination, for other methods or paths
+	ReasonUnauthenticated  Reason = "unauthenticated"   // the client must say who it is
+	ReasonLimit            Reason = "limit"             // a limit on connections, bytes or time is reached
+	ReasonLoop             Reason = "loop"              // the request already went through this gateway
+	ReasonMalformedRequest Reason = "malformed_request" // what the client sent is not a valid request of its protocol
 )
 
 // Identity is what is known of the client beyond its address. All fields are
