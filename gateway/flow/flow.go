@@ -53,6 +53,16 @@ const (
 	EndLimit   End = "limit"   // cut by the gateway: a limit is reached
 )
 
+// Stage says how far a flow has come. Only the gate sets it.
+type Stage uint8
+
+// The stages. A flow that was denied, or could not be connected, has ended.
+const (
+	Asking Stage = iota
+	Admitted
+	Ended
+)
+
 // Flow is one attempt by a client to reach one destination. It holds facts
 // only. A Flow belongs to the goroutine that serves it; the gateway reads it
 // from elsewhere only through the snapshot taken when it was admitted.
@@ -80,6 +90,7 @@ type Flow struct {
 	ECH    bool   // the ClientHello carries encrypted_client_hello, GREASE or real
 
 	// Set by the gate.
+	Stage    Stage
 	Decision policy.Decision
 	Resolved []netip.Addr   // every address of the answer that passed the guard
 	Aliases  []string       // CNAME chain of the answer

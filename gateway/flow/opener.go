@@ -37,8 +37,9 @@ type Opener interface {
 	// malformed request, and returns the *DeniedError to tell the client.
 	Refuse(f *Flow, reason policy.Reason, detail string) *DeniedError
 
-	// Done records the end of an admitted flow. It must be called once for
-	// every flow that Admit let pass and Look did not deny.
+	// Done records the end of an admitted flow. It must be called for every
+	// flow that Admit let pass. It does nothing for one that has ended: that
+	// was denied since, or could not be connected.
 	Done(f *Flow)
 }
 

@@ -1,0 +1,272 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"sluice/policy"
+)
+
+// Error is one thing wrong with a configuration.
+type Error struct {
+	File string
+	Line int    // 0: not known
+	Path string // such as listeners[0].address; "" for the file itself
+	Msg  string // what is wrong, and what to write instead
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.File)
+	if e.Line > 0 {
+		fmt.Fprintf(&b, ":%d", e.Line)
+	}
+	b.WriteString(": ")
+	if e.Path != "" {
+		b.WriteString(e.Path + ": ")
+	}
+	b.WriteString(e.Msg)
+	return b.String()
+}
+
+// document is one YAML file whose shape was checked against a Go type: viper
+// decodes weakly and knows no lines, so neither is left to it.
+type document struct {
+	file  string
+	lines map[string]int // path → line
+	errs  []error
+}
+
+// parseStrict reads data as one YAML document that must fit the type of
+// shape. All errors are found, each with its line.
+func parseStrict(file string, data []byte, shape any) (*document, error) {
+	d := &document{file: file, lines: map[string]int{}}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var root, second yaml.Node
+	if err := dec.Decode(&root); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, &Error{File: file, Msg: "the file is empty; see config.example.yaml for every key"}
+		}
+		return nil, yamlError(file, err)
+	}
+	switch err := dec.Decode(&second); {
+	case err == nil:
+		return nil, &Error{File: file, Line: second.Line, Msg: "a second YAML document would be ignored; put everything in one"}
+	case !errors.Is(err, io.EOF):
+		return nil, yamlError(file, err)
+	}
+	if root.Kind != yaml.DocumentNode || len(root.Content) != 1 || root.Content[0].Kind != yaml.MappingNode {
+		return nil, &Error{File: file, Line: root.Line, Msg: "the file must be a map of keys such as `version: 1`; see config.example.yaml"}
+	}
+	d.walk(root.Content[0], reflect.TypeOf(shape), "")
+	return d, errors.Join(d.errs...)
+}
+
+func yamlError(file string, err error) error {
+	var line int
+	msg := strings.TrimPrefix(err.Error(), "yaml: ")
+	if n, _ := fmt.Sscanf(msg, "line %d:", &line); n == 1 {
+		_, msg, _ = strings.Cut(msg, ": ")
+	}
+	return &Error{File: file, Line: line, Msg: "not valid YAML: " + msg}
+}
+
+func (d *document) fail(n *yaml.Node, path, format string, args ...any) {
+	d.errs = append(d.errs, &Error{File: d.file, Line: n.Line, Path: path, Msg: fmt.Sprintf(format, args...)})
+}
+
+var serviceRefType = reflect.TypeFor[policy.ServiceRef]()
+
+// walk checks node against t, and notes the line of every path.
+func (d *document) walk(n *yaml.Node, t reflect.Type, path string) {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	d.lines[path] = n.Line
+	if n.Tag == "!!null" {
+		return // an empty value: the default
+	}
+	switch {
+	case t == serviceRefType && n.Kind == yaml.ScalarNode:
+		d.scalar(n, reflect.TypeFor[string](), path)
+	case t.Kind() == reflect.Struct:
+		d.mapping(n, t, path)
+	case t.Kind() == reflect.Slice:
+		d.list(n, t, path)
+	case t.Kind() == reflect.Map:
+		d.words(n, t, path)
+	default:
+		d.scalar(n, t, path)
+	}
+}
+
+func (d *document) mapping(n *yaml.Node, t reflect.Type, path string) {
+	if n.Kind != yaml.MappingNode {
+		d.fail(n, path, "want a map of keys (%s), not %s", strings.Join(keysOf(t), ", "), kindOf(n))
+		return
+	}
+	seen := map[string]int{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		if k.Tag == "!!merge" {
+			d.fail(k, path, "merge keys (<<) are not supported; write the keys out")
+			continue
+		}
+		f, ok := fieldOf(t, k.Value)
+		if !ok {
+			d.fail(k, path, "unknown key %q; %s", k.Value, didYouMean(k.Value, keysOf(t)))
+			continue
+		}
+		if first := seen[k.Value]; first > 0 {
+			d.fail(k, path, "key %q stands twice (first in line %d); keep one", k.Value, first)
+			continue
+		}
+		seen[k.Value] = k.Line
+		d.walk(v, f.Type, join(path, k.Value))
+	}
+}
+
+func (d *document) list(n *yaml.Node, t reflect.Type, path string) {
+	if n.Kind != yaml.SequenceNode {
+		d.fail(n, path, "want a list, not %s; write [%s]", kindOf(n), n.Value)
+		return
+	}
+	for i, item := range n.Content {
+		p := fmt.Sprintf("%s[%d]", path, i)
+		if item.Tag == "!!null" {
+			d.fail(item, p, "is empty; remove it or write a value")
+			continue
+		}
+		d.walk(item, t.Elem(), p)
+	}
+}
+
+// words checks a map from words to scalars: the parameters of a service.
+func (d *document) words(n *yaml.Node, t reflect.Type, path string) {
+	if n.Kind != yaml.MappingNode {
+		d.fail(n, path, "want a map of names and values, not %s", kindOf(n))
+		return
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		d.walk(n.Content[i+1], t.Elem(), join(path, n.Content[i].Value))
+	}
+}
+
+// scalar checks that a value is of the kind its key wants. Strings must be
+// strings: YAML reads an unquoted `no` or `1.20` as something else.
+func (d *document) scalar(n *yaml.Node, t reflect.Type, path string) {
+	if n.Kind != yaml.ScalarNode {
+		d.fail(n, path, "want one value, not %s", kindOf(n))
+		return
+	}
+	switch t {
+	case reflect.TypeFor[Duration]():
+		if _, err := ParseDuration(n.Value); err != nil {
+			d.fail(n, path, "%v", err)
+		}
+		return
+	case reflect.TypeFor[ByteSize]():
+		if _, err := ParseByteSize(n.Value); err != nil {
+			d.fail(n, path, "%v", err)
+		}
+		return
+	case reflect.TypeFor[policy.PortRange]():
+		if n.Tag != "!!int" && n.Tag != "!!str" {
+			d.fail(n, path, "want a port such as 443 or a range such as \"5228-5230\", not %s", kindOf(n))
+		}
+		return
+	}
+	want := map[reflect.Kind]string{reflect.Bool: "!!bool", reflect.Int: "!!int", reflect.Uint32: "!!int", reflect.String: "!!str"}[t.Kind()]
+	switch {
+	case n.Tag == want, want == "!!str" && n.Tag == "!!timestamp":
+	case want == "!!str":
+		d.fail(n, path, "want text, not %s; write %q", kindOf(n), n.Value)
+	case want == "!!bool":
+		d.fail(n, path, "want true or false, not %q", n.Value)
+	default:
+		d.fail(n, path, "want a whole number, not %q", n.Value)
+	}
+}
+
+func kindOf(n *yaml.Node) string {
+	switch {
+	case n.Kind == yaml.MappingNode:
+		return "a map"
+	case n.Kind == yaml.SequenceNode:
+		return "a list"
+	case n.Tag == "!!int" || n.Tag == "!!float":
+		return "the number " + n.Value
+	case n.Tag == "!!bool":
+		return "the truth value " + n.Value
+	}
+	return fmt.Sprintf("%q", n.Value)
+}
+
+// fieldOf finds the field of t that key names, exactly as written.
+func fieldOf(t reflect.Type, key string) (reflect.StructField, bool) {
+	for i := range t.NumField() {
+		if f := t.Field(i); key != "-" && f.Tag.Get("mapstructure") == key {
+			return f, true
+		}
+	}
+	return reflect.StructField{}, false
+}
+
+func keysOf(t reflect.Type) []string {
+	var keys []string
+	for i := range t.NumField() {
+		if k := t.Field(i).Tag.Get("mapstructure"); k != "-" && k != "" {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// didYouMean suggests the nearest known word, or lists them all.
+func didYouMean(got string, known []string) string {
+	best, bestDist := "", 3
+	for _, k := range known {
+		if dist := editDistance(strings.ToLower(got), strings.ToLower(k)); dist < bestDist {
+			best, bestDist = k, dist
+		}
+	}
+	if best != "" {
+		return fmt.Sprintf("did you mean %q?", best)
+	}
+	known = slices.Sorted(slices.Values(known))
+	return "known: " + strings.Join(known, ", ")
+}
+
+// editDistance is Levenshtein's.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		prev := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := prev
+			if a[i] != b[j] {
+				cost = 1 + min(prev, row[j], row[j+1])
+			}
+			prev, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}

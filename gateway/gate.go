@@ -1,0 +1,238 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"sluice/gateway/audit"
+	"sluice/gateway/dial"
+	"sluice/gateway/flow"
+	"sluice/policy"
+)
+
+// gate is the one way out: it decides, resolves, guards, records and dials.
+// It is the flow.Opener of every door.
+type gate struct {
+	policy   atomic.Pointer[policy.Policy]
+	resolver *dial.Resolver
+	guard    *dial.Guard
+	dialer   *dial.Dialer
+	keep     *recorder
+	live     liveSet
+	now      func() time.Time
+}
+
+var _ flow.Opener = (*gate)(nil)
+
+// query asks about f's destination, as far as it is known now.
+func query(f *flow.Flow, now time.Time) policy.Query {
+	return policy.Query{
+		Host: f.Host, Port: f.Port, Proto: f.Proto, Seen: f.Seen,
+		Source: f.Client.Addr().Unmap(), Identity: f.Identity,
+		Method: f.Method, Path: f.Path, Time: now,
+	}
+}
+
+// Admit implements flow.Opener.
+func (g *gate) Admit(ctx context.Context, f *flow.Flow) error {
+	q := query(f, g.now())
+	f.Decision = g.policy.Load().Decide(&q)
+	if !f.Decision.Allow {
+		return g.deny(f)
+	}
+	addrs := []netip.Addr{f.Decision.Addr}
+	if !f.Decision.Addr.IsValid() {
+		answer, err := g.resolver.Lookup(ctx, f.Decision.Host)
+		if err != nil {
+			g.keep.decision(f)
+			return g.unreachable(f, err)
+		}
+		addrs, f.Aliases = answer.Addrs, answer.Aliases
+	}
+	ok, refused := g.guard.Filter(addrs, f.Port, permitted(&f.Decision))
+	if len(ok) == 0 {
+		return g.forbid(f, refused)
+	}
+	f.Resolved = ok
+	f.Stage = flow.Admitted
+	g.keep.decision(f)
+	return nil
+}
+
+// permitted returns the private ranges that a decision opens: those its rule
+// permits, and the range of an address rule that named the address as such.
+func permitted(d *policy.Decision) []netip.Prefix {
+	if d.Rule == nil {
+		return nil
+	}
+	if d.Addr.IsValid() {
+		if p, err := netip.ParsePrefix(d.Pattern); err == nil {
+			return []netip.Prefix{p}
+		}
+	}
+	return d.Rule.Private
+}
+
+// forbid denies a flow that policy allows and whose every address the guard
+// refuses. Guarding holds in every mode.
+func (g *gate) forbid(f *flow.Flow, refused []*dial.ForbiddenError) error {
+	f.Decision.Allow, f.Decision.WouldDeny = false, false
+	f.Decision.Reason = policy.ReasonForbiddenAddress
+	f.Decision.Detail = "the name has no address that may be reached"
+	if len(refused) > 0 {
+		f.Resolved = nil
+		f.Decision.Detail = refused[0].Error()
+	}
+	return g.deny(f)
+}
+
+// deny records a denial and returns the error that says so.
+func (g *gate) deny(f *flow.Flow) error {
+	f.Stage = flow.Ended
+	g.keep.decision(f)
+	return &flow.DeniedError{ID: f.ID, Decision: f.Decision}
+}
+
+// unreachable ends an admitted flow that could not be connected.
+func (g *gate) unreachable(f *flow.Flow, err error) error {
+	u := &flow.UnreachableError{ID: f.ID, Host: f.Host, Code: "proxy_internal_error", Err: err}
+	var resolve *dial.ResolveError
+	var connect *dial.DialError
+	switch {
+	case errors.As(err, &resolve):
+		u.Code = resolve.Code
+	case errors.As(err, &connect):
+		u.Code = connect.Code
+	case errors.Is(err, context.DeadlineExceeded):
+		u.Code = "connection_timeout"
+	case errors.Is(err, context.Canceled):
+		u.Code = "connection_terminated"
+	}
+	f.Error, f.ErrorCode = err.Error(), u.Code
+	f.Stage = flow.Ended
+	g.keep.end(f)
+	return u
+}
+
+// Dial implements flow.Opener.
+func (g *gate) Dial(ctx context.Context, f *flow.Flow) (net.Conn, error) {
+	if f.Stage != flow.Admitted {
+		return nil, &flow.DeniedError{ID: f.ID, Decision: f.Decision}
+	}
+	c, to, err := g.dialer.Dial(ctx, f.Resolved, f.Port, permitted(&f.Decision))
+	if forbidden := (*dial.ForbiddenError)(nil); errors.As(err, &forbidden) {
+		return nil, g.forbid(f, []*dial.ForbiddenError{forbidden})
+	}
+	if err != nil {
+		return nil, g.unreachable(f, err)
+	}
+	f.Upstream = to
+	return c, nil
+}
+
+// Look implements flow.Opener.
+func (g *gate) Look(_ context.Context, f *flow.Flow, sni string) error {
+	if sni != "" {
+		f.Claim(flow.FromSNI, sni)
+	}
+	d, flipped := g.rejudge(f, g.now())
+	if !flipped {
+		f.Decision = d
+		return nil
+	}
+	f.Decision = d
+	return g.deny(f)
+}
+
+// rejudge decides about f again by everything that is known of it now, and
+// reports whether it may no longer go on.
+func (g *gate) rejudge(f *flow.Flow, now time.Time) (d policy.Decision, flipped bool) {
+	p := g.policy.Load()
+	q := query(f, now)
+	d = p.Decide(&q)
+	if !d.Allow {
+		return d, true
+	}
+	for _, c := range f.Claims {
+		if c.From != flow.FromSNI || sameHost(c.Host, &d) || d.Rule != nil && d.Rule.Opaque {
+			continue
+		}
+		q.Host = c.Host
+		if inner := p.Decide(&q); !inner.Allow || inner.WouldDeny {
+			d.Reason = policy.ReasonNameMismatch
+			d.Detail = "the name inside (SNI) is not the one asked for, and not allowed itself"
+			if inner.Allow {
+				d.WouldDeny, d.Mode = true, inner.Mode
+				continue
+			}
+			d.Allow, d.WouldDeny = false, false
+			return d, true
+		}
+	}
+	if f.Upstream.IsValid() {
+		if err := g.guard.Check(f.Upstream, permitted(&d)); err != nil {
+			d.Allow, d.WouldDeny = false, false
+			d.Reason, d.Detail = policy.ReasonForbiddenAddress, err.Error()
+			return d, true
+		}
+	}
+	return d, false
+}
+
+// sameHost reports whether a claimed name is the one that was decided on.
+func sameHost(claim string, d *policy.Decision) bool {
+	name, err := policy.ParseName(claim)
+	return err == nil && name == d.Host
+}
+
+// Refuse implements flow.Opener.
+func (g *gate) Refuse(f *flow.Flow, reason policy.Reason, detail string) *flow.DeniedError {
+	p := g.policy.Load()
+	f.Decision = policy.Decision{Reason: reason, Detail: detail, Mode: policy.Enforce, Revision: p.Revision()}
+	if name, addr, err := policy.ParseHost(f.Host); err == nil {
+		f.Decision.Host, f.Decision.Addr = name, addr
+	}
+	f.Stage = flow.Ended
+	g.keep.decision(f)
+	return &flow.DeniedError{ID: f.ID, Decision: f.Decision}
+}
+
+// Done implements flow.Opener.
+func (g *gate) Done(f *flow.Flow) {
+	if f.Stage == flow.Ended {
+		return
+	}
+	f.Stage = flow.Ended
+	g.keep.end(f)
+}
+
+// recorder writes each record to the journal, the spans, the metrics and the
+// console log.
+type recorder struct {
+	journal Journal
+	sinks   []func(*audit.Record)
+	now     func() time.Time
+}
+
+// Journal keeps records. Append must not wait for the disk; its error means
+// that the record could not be kept.
+type Journal interface {
+	Append(*audit.Record) error
+}
+
+func (r *recorder) decision(f *flow.Flow) { r.write(f, audit.EventDecision) }
+func (r *recorder) end(f *flow.Flow)      { r.write(f, audit.EventEnd) }
+
+func (r *recorder) write(f *flow.Flow, e audit.Event) {
+	rec := audit.FromFlow(f, e, r.now())
+	if r.journal != nil {
+		r.journal.Append(&rec)
+	}
+	for _, sink := range r.sinks {
+		sink(&rec)
+	}
+}
