@@ -139,13 +139,16 @@ func (g *gate) Look(_ context.Context, f *flow.Flow, sni string) error {
 	if sni != "" {
 		f.Claim(flow.FromSNI, sni)
 	}
+	marked := f.Decision.WouldDeny
 	d, flipped := g.rejudge(f, g.now())
-	if !flipped {
-		f.Decision = d
-		return nil
-	}
 	f.Decision = d
-	return g.deny(f)
+	if flipped {
+		return g.deny(f)
+	}
+	if d.WouldDeny && !marked {
+		g.keep.decision(f)
+	}
+	return nil
 }
 
 // rejudge decides about f again by everything that is known of it now, and

@@ -1,0 +1,148 @@
+package gateway
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sluice/gateway/admin"
+	"sluice/gateway/audit"
+	"sluice/gateway/flow"
+)
+
+// liveShards spreads the live flows over locks, so that no two cores wait for
+// each other to begin or end a flow.
+const liveShards = 64
+
+// liveSet knows the flows that are being relayed.
+type liveSet struct {
+	shards [liveShards]struct {
+		sync.Mutex
+		flows map[flow.ID]*liveFlow
+	}
+	count atomic.Int64
+}
+
+// liveFlow is a live flow as others may see it: a copy of its facts, taken
+// when its relay began, and the way to cut it.
+type liveFlow struct {
+	facts flow.Flow
+	cut   context.CancelCauseFunc
+	over  atomic.Bool // cut already
+}
+
+// Live implements flow.Opener.
+func (g *gate) Live(ctx context.Context, f *flow.Flow) (context.Context, func()) {
+	live, cut := context.WithCancelCause(ctx)
+	lf := &liveFlow{facts: *f, cut: cut}
+	lf.facts.Claims = slices.Clone(f.Claims)
+	shard := &g.live.shards[f.ID[15]%liveShards]
+	shard.Lock()
+	if shard.flows == nil {
+		shard.flows = map[flow.ID]*liveFlow{}
+	}
+	shard.flows[f.ID] = lf
+	shard.Unlock()
+	g.live.count.Add(1)
+	// A policy may have been published between the decision and here, when
+	// the reload could not see this flow yet.
+	if f.Decision.Revision != g.policy.Load().Revision() {
+		g.cutIfDenied(lf, g.now())
+	}
+	var once sync.Once
+	return live, func() {
+		once.Do(func() {
+			shard.Lock()
+			delete(shard.flows, f.ID)
+			shard.Unlock()
+			g.live.count.Add(-1)
+			cut(nil)
+		})
+	}
+}
+
+// all returns the live flows of this moment.
+func (s *liveSet) all() []*liveFlow {
+	list := make([]*liveFlow, 0, s.count.Load())
+	for i := range s.shards {
+		shard := &s.shards[i]
+		shard.Lock()
+		for _, lf := range shard.flows {
+			list = append(list, lf)
+		}
+		shard.Unlock()
+	}
+	return list
+}
+
+// cutIfDenied judges a live flow by the policy in force, and cuts and records
+// it if that denies it now.
+func (g *gate) cutIfDenied(lf *liveFlow, now time.Time) bool {
+	facts := lf.facts // rejudging needs a copy of its own
+	d, denied := g.rejudge(&facts, now)
+	if !denied || !lf.over.CompareAndSwap(false, true) {
+		return false
+	}
+	facts.Decision = d
+	g.keep.write(&facts, audit.EventDecision)
+	lf.cut(&flow.CutError{End: flow.EndPolicy})
+	return true
+}
+
+// rejudgeLive judges every live flow again and returns how many it found
+// denied. They are cut at once, or after the grace, unless a newer policy
+// allows them again by then.
+func (g *gate) rejudgeLive(grace time.Duration) (cut int) {
+	now := g.now()
+	for _, lf := range g.live.all() {
+		if grace <= 0 {
+			if g.cutIfDenied(lf, now) {
+				cut++
+			}
+			continue
+		}
+		facts := lf.facts
+		if _, denied := g.rejudge(&facts, now); denied {
+			cut++
+			time.AfterFunc(grace, func() { g.cutIfDenied(lf, g.now()) })
+		}
+	}
+	return cut
+}
+
+// cutAll cuts every live flow: the gateway is stopping.
+func (s *liveSet) cutAll(end flow.End) (cut int) {
+	for _, lf := range s.all() {
+		lf.cut(&flow.CutError{End: end})
+		cut++
+	}
+	return cut
+}
+
+// list returns the live flows for the admin API, oldest first.
+func (s *liveSet) list(limit int) []admin.Flow {
+	all := s.all()
+	slices.SortFunc(all, func(a, b *liveFlow) int { return a.facts.Start.Compare(b.facts.Start) })
+	flows := []admin.Flow{}
+	for _, lf := range all[:min(limit, len(all))] {
+		f := &lf.facts
+		af := admin.Flow{
+			ID: f.ID.String(), Start: f.Start, Door: string(f.Door), Listener: f.Listener,
+			Client: f.Client.String(), Host: f.Decision.Host, Port: f.Port, Upstream: f.Upstream.String(),
+			Mode: f.Decision.Mode.String(), WouldDeny: f.Decision.WouldDeny,
+		}
+		if af.Host == "" {
+			af.Host = f.Host
+		}
+		if f.Decision.Rule != nil {
+			af.Rule, af.Owner = f.Decision.Rule.Name, f.Decision.Rule.Owner
+		}
+		if f.Identity != nil {
+			af.User = f.Identity.User
+		}
+		flows = append(flows, af)
+	}
+	return flows
+}
