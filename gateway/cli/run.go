@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"sluice/gateway"
+	"sluice/gateway/config"
+	"sluice/gateway/flow"
+)
+
+func runCommand(env *Env) *cobra.Command {
+	var in configFlags
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the gateway (also without a command)",
+		Long: `Run the gateway until SIGTERM or SIGINT, which let live flows end within
+limits.drain_timeout; a second signal stops at once. SIGHUP reads the policy
+again, as does a change of the file. A broken policy leaves the last good one
+in force.
+
+Every key of the file that is one value can be set by a variable, such as
+SLUICE_POLICY_MODE=report or SLUICE_ADMIN_ADDRESS=127.0.0.1:9128.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runGateway(cmd.Context(), env, &in, quiet)
+		},
+	}
+	in.add(cmd)
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not print what listens and what to try")
+	return cmd
+}
+
+// configFlags are the flags that say which configuration is meant.
+type configFlags struct {
+	path, listen, admin, mode, logLevel, logFormat string
+}
+
+func (c *configFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVarP(&c.path, "config", "c", "", "configuration file (or $SLUICE_CONFIG); none: the embedded default")
+	f.StringVar(&c.listen, "listen", "", "address of the proxy listener, instead of the file's")
+	f.StringVar(&c.admin, "admin", "", "address of the admin listener, instead of the file's")
+	f.StringVar(&c.mode, "mode", "", "enforce, report or open, instead of the file's")
+	f.StringVar(&c.logLevel, "log-level", "", "debug, info, warn or error")
+	f.StringVar(&c.logFormat, "log-format", "", "text or json")
+}
+
+// input is the configuration that the flags and the environment ask for.
+func (c *configFlags) input(env *Env) config.Input {
+	in := config.Input{Path: c.path, Environ: env.Environ, Set: map[string]string{}, ListenAddress: c.listen}
+	if in.Path == "" {
+		in.Path = env.getenv("SLUICE_CONFIG")
+	}
+	for key, value := range map[string]string{"admin.address": c.admin, "policy.mode": c.mode, "log.level": c.logLevel, "log.format": c.logFormat} {
+		if value != "" {
+			in.Set[key] = value
+		}
+	}
+	return in
+}
+
+func runGateway(ctx context.Context, env *Env, flags *configFlags, quiet bool) error {
+	in := flags.input(env)
+	level := new(slog.LevelVar)
+	loaded, err := config.Load(in)
+	if err != nil {
+		return err
+	}
+	log := newLogger(env.Stderr, loaded.File.Log, level)
+	opts, err := config.Options(loaded, log)
+	if err != nil {
+		return err
+	}
+	opts.Version = version()
+	for _, w := range opts.Policy.Warnings() {
+		log.Warn("policy", "warning", w.String())
+	}
+	opts.Opened = func(bound []gateway.Bound) {
+		if !quiet {
+			greet(env.Stdout, opts, bound)
+		}
+		daemon.SdNotify(false, daemon.SdNotifyReady)
+	}
+	gw, err := gateway.New(opts)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watch := config.Watch(ctx, in, loaded, log, func() { gw.ReloadLogged(ctx, "file changed") })
+	defer func() { cancel(); <-watch }()
+	stopSignals := onSignals(ctx, gw, log)
+	defer stopSignals()
+	err = gw.Run(ctx)
+	daemon.SdNotify(false, daemon.SdNotifyStopping)
+	return err
+}
+
+// onSignals reloads on SIGHUP and reopens the journal on SIGUSR1. Once the
+// gateway is stopping, a second SIGTERM or SIGINT ends the process.
+func onSignals(ctx context.Context, gw *gateway.Gateway, log *slog.Logger) (stop func()) {
+	ch := make(chan os.Signal, 4)
+	signal.Notify(ch, syscall.SIGHUP, syscall.SIGUSR1)
+	done := make(chan struct{})
+	go func() {
+		stopping := ctx.Done()
+		again := make(chan os.Signal, 1)
+		defer signal.Stop(again)
+		for {
+			select {
+			case <-done:
+				return
+			case <-stopping:
+				stopping = nil
+				signal.Notify(again, syscall.SIGTERM, os.Interrupt)
+			case <-again:
+				log.Warn("second signal: cutting live flows")
+				gw.Abort()
+			case s := <-ch:
+				if s == syscall.SIGUSR1 {
+					gw.ReopenJournal()
+					continue
+				}
+				daemon.SdNotify(false, daemon.SdNotifyReloading)
+				gw.ReloadLogged(ctx, "SIGHUP")
+				daemon.SdNotify(false, daemon.SdNotifyReady)
+			}
+		}
+	}()
+	return func() { signal.Stop(ch); close(done) }
+}
+
+func newLogger(w io.Writer, l config.Log, level *slog.LevelVar) *slog.Logger {
+	level.UnmarshalText([]byte(l.Level)) // checked by config.Options
+	opts := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// greet prints what listens, which policy is in force, and what to try.
+func greet(w io.Writer, o gateway.Options, bound []gateway.Bound) {
+	fmt.Fprintf(w, "sluice %s\n", o.Version)
+	for _, b := range bound {
+		words := make([]string, len(b.Doors))
+		for i, d := range b.Doors {
+			words[i] = string(d)
+		}
+		secure := ""
+		if b.TLS {
+			secure = " over TLS"
+		}
+		fmt.Fprintf(w, "  listen  %-10s %s  (%s%s)\n", b.Name, b.Address, strings.Join(words, ", "), secure)
+	}
+	p := o.Policy
+	fmt.Fprintf(w, "  policy  %s, %s: %d patterns in %d rules, revision %s\n", o.Loaded, p.Mode(), p.Patterns(), len(p.Rules()), p.Revision())
+	if o.Journal != nil {
+		fmt.Fprintf(w, "  audit   %s\n", o.Journal.Dir)
+	}
+	for _, b := range bound {
+		if try := tryLine(b); try != "" {
+			fmt.Fprintf(w, "try\n%s", try)
+			break
+		}
+	}
+	fmt.Fprintf(w, "  sluice explain hlg.tokbox.com\n")
+}
+
+// tryLine returns commands that go through a listener, one allowed by the
+// embedded default and one denied by nearly every policy.
+func tryLine(b gateway.Bound) string {
+	addr := b.Address
+	if addr.Addr().IsUnspecified() {
+		addr = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port())
+	}
+	scheme := "http"
+	if b.TLS {
+		scheme = "https"
+	}
+	switch {
+	case slices.Contains(b.Doors, flow.DoorConnect):
+		return fmt.Sprintf("  curl -x %[1]s://%[2]s https://hlg.tokbox.com/\n  curl -x %[1]s://%[2]s https://example.com/     # denied: no rule names it\n", scheme, addr)
+	case slices.Contains(b.Doors, flow.DoorTLS):
+		return fmt.Sprintf("  curl --connect-to ::%s https://hlg.tokbox.com/\n", net.JoinHostPort(addr.Addr().String(), fmt.Sprint(addr.Port())))
+	}
+	return ""
+}
