@@ -46,7 +46,7 @@ var homes = map[string]string{
 	"github.com/elazarl/goproxy":                "gateway/httpproxy",
 	"github.com/caddyserver/certmagic":          "certs",
 	"github.com/armon/go-radix":                 "policy",
-	"go.opentelemetry.io/":                      "gateway/telemetry",
+	"go.opentelemetry.io/":                      "gateway/telemetry, integration/testbed",
 	"github.com/spf13/viper":                    "gateway/config",
 	"github.com/fsnotify/fsnotify":              "gateway/config, certs",
 	"github.com/spf13/cobra":                    "gateway/cli",
