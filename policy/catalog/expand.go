@@ -125,10 +125,14 @@ func (s *Service) expand(ref policy.ServiceRef) ([]policy.RuleSpec, error) {
 	return rules, nil
 }
 
-// rule makes the rule of one entry, or says which parameters it lacks. The
-// fallback serves when a parameter of the hosts is not given.
+// rule makes the rule of one entry, or says which parameters it lacks. A
+// parameter left out beside one that is given stands for each of the values it
+// can have; the fallback serves when hosts cannot be filled even so.
 func (s *Service) rule(e *Entry, have values) (policy.RuleSpec, []string) {
-	hosts, missing := s.fill(e.Hosts, have, false)
+	given := slices.ContainsFunc(e.Hosts, func(h string) bool {
+		return slices.ContainsFunc(references(h), func(name string) bool { return len(have[name]) > 0 })
+	})
+	hosts, missing := s.fill(e.Hosts, have, given)
 	if len(missing) > 0 && len(e.Fallback) > 0 {
 		hosts, missing = s.fill(e.Fallback, have, true)
 	}

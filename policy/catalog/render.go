@@ -24,8 +24,8 @@ func RenderList(w io.Writer, services []Service) error {
 }
 
 // Render writes all that is known of a service in words: what it opens, by
-// default and part by part, its parameters, where the facts were taken from, and how to write it in the
-// configuration.
+// default and part by part, its parameters, where the facts were taken from,
+// and how to write it in the configuration.
 func Render(w io.Writer, s Service) error {
 	var b bytes.Buffer
 	p := page{out: &b}
@@ -37,7 +37,7 @@ func Render(w io.Writer, s Service) error {
 	p.entries(s, "", "Opens by default")
 	if len(s.Includes) > 0 {
 		p.head("Comes with")
-		p.text("  ", strings.Join(s.Includes, ", "))
+		p.text("  ", strings.Join(s.Includes, ", ")+"; ask for their parts as "+s.Includes[0]+"/PART")
 	}
 	for _, part := range s.Parts {
 		p.entries(s, part.Name, fmt.Sprintf("Opens only with part %s: %s", part.Name, part.Description))
@@ -203,13 +203,13 @@ func (p page) corrections(s Service) {
 	}
 }
 
-// usage shows how the service is written in a configuration: alone, and with
-// all that it can be given.
+// usage shows how the service is written in a configuration: alone, and in a
+// comment with all that it can be given.
 func (p page) usage(s Service) {
 	p.head("In the configuration")
 	p.line("  policy:")
 	p.line("    services:")
-	var required, optional []string
+	var required, all []string
 	for _, q := range s.Params {
 		value := "…"
 		if len(q.Values) > 0 {
@@ -217,25 +217,24 @@ func (p page) usage(s Service) {
 		}
 		if s.requires(q.Name) && q.Default == "" {
 			required = append(required, q.Name+": "+value)
-		} else {
-			optional = append(optional, q.Name+": "+value)
 		}
+		all = append(all, q.Name+": "+value)
 	}
 	if len(required) == 0 {
 		p.line("      - %s", s.Name)
 	} else {
 		p.line("      - {name: %s, params: {%s}}", s.Name, strings.Join(required, ", "))
 	}
-	if len(optional) == 0 && len(s.Parts) == 0 {
+	if len(all) == len(required) && len(s.Parts) == 0 {
 		return
 	}
-	p.line("  or, with what you need of")
-	p.line("      - name: %s", s.Name)
-	if len(s.Params) > 0 {
-		p.line("        params: {%s}", strings.Join(slices.Concat(required, optional), ", "))
+	p.line("      # or, with what you need of this:")
+	p.line("      # - name: %s", s.Name)
+	if len(all) > 0 {
+		p.line("      #   params: {%s}", strings.Join(all, ", "))
 	}
 	if len(s.Parts) > 0 {
-		p.line("        parts: [%s]", strings.Join(each(s.Parts, func(q Part) string { return q.Name }), ", "))
+		p.line("      #   parts: [%s]", strings.Join(each(s.Parts, func(q Part) string { return q.Name }), ", "))
 	}
 }
 
