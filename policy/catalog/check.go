@@ -3,7 +3,6 @@ package catalog
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -119,8 +118,8 @@ func (s *Service) checkEntry(e *Entry) error {
 		return fmt.Errorf("inspect %q; want never, or leave it out", e.Inspect)
 	}
 	for _, app := range e.App {
-		if _, ok := apps[app]; !ok {
-			return fmt.Errorf("app %q; want one of %s", app, strings.Join(slices.Sorted(maps.Keys(apps)), ", "))
+		if !slices.Contains(apps, app) {
+			return fmt.Errorf("app %q; want one of %s", app, strings.Join(apps, ", "))
 		}
 	}
 	if (e.Verbatim == "") != (e.Correction == "") {

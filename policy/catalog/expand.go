@@ -158,7 +158,7 @@ func (s *Service) rule(e *Entry, have values) (policy.RuleSpec, []string) {
 	for _, p := range ports {
 		r.To.Ports = append(r.To.Ports, policy.PortRange(p))
 	}
-	r.To.Apps = ruleApps(e.App)
+	r.To.Apps = slices.Clone(e.App)
 	for _, h := range hosts {
 		if h == anyHost {
 			r.To.Any = true
@@ -192,20 +192,6 @@ func (s *Service) private(e *Entry, have values) []string {
 		}
 	}
 	return nil
-}
-
-// ruleApps returns the words that a rule limits its flows by; none if the
-// first bytes cannot tell one of them.
-func ruleApps(spoken []string) []string {
-	var out []string
-	for _, app := range spoken {
-		word := apps[app]
-		if word == "" {
-			return nil
-		}
-		out = append(out, word)
-	}
-	return unique(out)
 }
 
 // merge drops rules that another one equals in all but its reason, and joins

@@ -106,7 +106,7 @@ func TestExpandWholeRule(t *testing.T) {
 		Reason:  "relayed addresses that are reached without a TURN session",
 		Service: "coturn",
 		Private: []string{"10.1.0.0/16", "fd00::/8"},
-		To:      policy.ToSpec{Hosts: []string{"turn.corp.example"}, Protocol: "udp", Ports: []policy.PortRange{"49152-65535"}},
+		To:      policy.ToSpec{Hosts: []string{"turn.corp.example"}, Protocol: "udp", Ports: []policy.PortRange{"49152-65535"}, Apps: []string{"rtp"}},
 	}
 	if got := rules[len(rules)-1]; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

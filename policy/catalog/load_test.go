@@ -46,7 +46,7 @@ func TestLoadErrors(t *testing.T) {
 		"source of unknown basis":     {strings.Replace(head, "vendor-page", "rumour", 1) + good, `basis "rumour"`},
 		"entry without certainty":     {entry("sure: high", "sure: ''"), `sure ""`},
 		"unknown protocol":            {entry("tcp", "sctp"), `protocol "sctp"`},
-		"unknown app":                 {entry("https", "gopher"), `app "gopher"; want one of any, dns`},
+		"unknown app":                 {entry("https", "gopher"), `app "gopher"; want one of dns, enet`},
 		"unknown direction":           {entry("out", "up"), `direction "up"`},
 		"inspection by force":         {entry("protocol", "inspect: always, protocol"), `inspect "always"`},
 		"no purpose":                  {entry("purpose: p", "purpose: ''"), "purpose must be set"},

@@ -122,7 +122,7 @@ func (p page) entries(s Service, part, title string) {
 func (e Entry) how() string {
 	protocol := map[string]string{"tcp": "TCP", "udp": "UDP", "any": "TCP and UDP"}[e.Protocol]
 	out := protocol + " " + strings.Join(e.Ports, ", ")
-	if !slices.Contains(e.App, "any") {
+	if !slices.Contains(e.App, "opaque") {
 		out += " (" + strings.Join(e.App, ", ") + ")"
 	}
 	switch e.Direction {

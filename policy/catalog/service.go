@@ -48,7 +48,7 @@ type Entry struct {
 	Fallback    []string  `yaml:"fallback" json:"fallback,omitempty"`         // hosts when a parameter of Hosts is not given
 	Protocol    string    `yaml:"protocol" json:"protocol"`                   // tcp | udp | any
 	Ports       []string  `yaml:"ports" json:"ports"`                         // "443", "5228-5230" or a {parameter}
-	App         []string  `yaml:"app" json:"app"`                             // what is spoken; the keys of apps
+	App         []string  `yaml:"app" json:"app"`                             // what is spoken; opaque: whatever it is
 	Direction   Direction `yaml:"direction" json:"direction"`                 // as the vendor's documents see it
 	Part        string    `yaml:"part" json:"part,omitempty"`                 // empty: on whenever the service is named
 	Inspect     string    `yaml:"inspect" json:"inspect,omitempty"`           // never, or empty
@@ -112,30 +112,11 @@ const (
 // destination. Only an optional part may have it.
 const anyHost = "any"
 
-// apps maps what an entry speaks to the word that a rule limits it by. An empty
-// word means that the first bytes cannot tell: the rule then sets no app.
-var apps = map[string]string{
-	"any":   "",
-	"dns":   "",
-	"enet":  "",
-	"grpc":  "https", // over TLS, as every entry here has it
-	"http":  "http",
-	"https": "https",
-	"ldap":  "",
-	"ldaps": "",
-	"msrpc": "",
-	"ocsp":  "http",
-	"rtp":   "",
-	"sip":   "",
-	"smtp":  "smtp",
-	"smtps": "",
-	"srtp":  "",
-	"stun":  "stun",
-	"tds":   "",
-	"turn":  "turn",
-	"turns": "turns",
-	"ws":    "http",
-	"wss":   "wss",
+// apps are the words that entries may have for what is spoken: those of the
+// app lists of rules that the services need.
+var apps = []string{
+	"dns", "enet", "grpc", "http", "http-ocsp", "https", "ldap", "ldaps", "msrpc", "mssql-tds", "opaque", "rtp", "sip",
+	"smtp", "smtp-starttls", "smtps", "srtp", "stun", "turn", "turns", "ws", "wss",
 }
 
 // part returns the part of that name, and whether there is one.
