@@ -89,7 +89,7 @@ func (m *Manager) validationConfig() *tls.Config {
 		SessionTicketsDisabled: true,
 		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			cfg := m.managed.magic.Load()
-			if cfg == nil {
+			if cfg == nil || !slices.Contains(m.opts.Names, strings.ToLower(h.ServerName)) {
 				return nil, errors.New("acme-tls/1: no order is under way")
 			}
 			return cfg.GetCertificate(h)
