@@ -81,18 +81,20 @@ type Identity struct {
 	HasUID         bool
 }
 
-// Query is one question to a policy.
+// Query is one question to a policy. Port 0 asks before a port is known, as a
+// DNS question does: allow rules then match whatever their ports, and, if Proto
+// is AnyProtocol too, whatever their protocol. A flow to be dialled has a port.
 type Query struct {
 	Host     string // destination as the client gave it: a name in any case, or an address literal. Normalised by Decide.
 	Addr     netip.Addr
 	Port     uint16
 	Proto    Protocol
-	Seen     Seen
+	Seen     Seen // of a request inside inspected TLS: SeenTLS still
 	Source   netip.Addr
 	Identity *Identity // nil: anonymous
 	Method   string    // of a request in clear, or inspected; "" when not known
 	Path     string
-	Time     time.Time // the clock is the caller's
+	Time     time.Time // the clock is the caller's; if zero, allow rules that are bound to a time do not match
 }
 
 // Inspect says whether TLS to a destination may be opened for inspection.
@@ -121,7 +123,9 @@ type Decision struct {
 	Host      string     // the normal form of the name; "" for an address
 	Addr      netip.Addr // the address, if the destination was given as one
 	Rule      *Rule      // the rule that decided; nil if none did
-	Pattern   string     // the rule's pattern that matched, as written
+	Pattern   string     // the rule's pattern that matched, in normal form
+	Grant     *Rule      // the allow rule whose settings (Private, Idle, MaxBytes) the flow has; differs from Rule only for a deny rule in report
+	Inspect   Inspect    // over every allow rule that matches: never, if one says never
 	Revision  string     // of the policy that answered
 }
 
@@ -140,5 +144,18 @@ type Rule struct {
 	Expires     time.Time      // zero: never
 	Opaque      bool           // its app is opaque: any bytes, under any inner name
 	MultiTenant bool           // its names serve many customers
+	Apps        []string       // the words of its app list; none: see Accepts
+	Opaque      bool           // its app list has opaque: whatever its flows carry is accepted
+	AnyName     bool           // to: {any: true}
 	Pos         Position
+
+	who        who
+	how        how
+	when       when
+	seen       seenSet // what its apps accept
+	seenAddr   seenSet // the same when the destination is an address
+	everything bool    // every port, protocol and app: a deny rule, or a posture (any, in report or open)
+	blocks     bool    // a deny rule that is enforced under this policy
+	one        bool    // depth: 1
+	detail     [stages]string
 }

@@ -1,0 +1,5 @@
+package policy
+
+func (c *compiler) lint() {}
+
+func settingsKey(spec RuleSpec) string { return "" }
