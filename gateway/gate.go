@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -58,23 +59,25 @@ func (g *gate) Admit(ctx context.Context, f *flow.Flow) error {
 		return g.forbid(f, refused)
 	}
 	f.Resolved = ok
+	if err := g.keep.decision(f); err != nil {
+		return g.unreachable(f, err)
+	}
 	f.Stage = flow.Admitted
-	g.keep.decision(f)
 	return nil
 }
 
 // permitted returns the private ranges that a decision opens: those its rule
 // permits, and the range of an address rule that named the address as such.
 func permitted(d *policy.Decision) []netip.Prefix {
-	if d.Rule == nil {
+	if d.Grant == nil {
 		return nil
 	}
-	if d.Addr.IsValid() {
-		if p, err := netip.ParsePrefix(d.Pattern); err == nil {
+	if d.Addr.IsValid() && d.Grant == d.Rule {
+		if p, err := policy.ParsePrefix(d.Pattern); err == nil {
 			return []netip.Prefix{p}
 		}
 	}
-	return d.Rule.Private
+	return d.Grant.Private
 }
 
 // forbid denies a flow that policy allows and whose every address the guard
@@ -107,12 +110,14 @@ func (g *gate) unreachable(f *flow.Flow, err error) error {
 		u.Code = resolve.Code
 	case errors.As(err, &connect):
 		u.Code = connect.Code
+	case errors.Is(err, errUnrecorded):
+		u.Code = "destination_unavailable" // 503: it may go better later
 	case errors.Is(err, context.DeadlineExceeded):
 		u.Code = "connection_timeout"
 	case errors.Is(err, context.Canceled):
 		u.Code = "connection_terminated"
 	}
-	f.Error, f.ErrorCode = err.Error(), u.Code
+	f.Error, f.ErrorCode, f.ServerEnd = err.Error(), u.Code, flow.EndError
 	f.Stage = flow.Ended
 	g.keep.end(f)
 	return u
@@ -145,6 +150,7 @@ func (g *gate) Look(_ context.Context, f *flow.Flow, sni string) error {
 	if flipped {
 		return g.deny(f)
 	}
+	g.live.update(f)
 	if d.WouldDeny && !marked {
 		g.keep.decision(f)
 	}
@@ -161,7 +167,7 @@ func (g *gate) rejudge(f *flow.Flow, now time.Time) (d policy.Decision, flipped 
 		return d, true
 	}
 	for _, c := range f.Claims {
-		if c.From != flow.FromSNI || sameHost(c.Host, &d) || d.Rule != nil && d.Rule.Opaque {
+		if c.From != flow.FromSNI || sameHost(c.Host, &d) || d.Grant != nil && d.Grant.Opaque {
 			continue
 		}
 		q.Host = c.Host
@@ -216,26 +222,29 @@ func (g *gate) Done(f *flow.Flow) {
 // recorder writes each record to the journal, the spans, the metrics and the
 // console log.
 type recorder struct {
-	journal Journal
-	sinks   []func(*audit.Record)
-	now     func() time.Time
+	journal  audit.Sink // nil: none
+	required bool       // no flow without a record
+	sinks    []func(*audit.Record)
+	now      func() time.Time
 }
 
-// Journal keeps records. Append must not wait for the disk; its error means
-// that the record could not be kept.
-type Journal interface {
-	Append(*audit.Record) error
-}
+// errUnrecorded refuses a flow that could not be recorded.
+var errUnrecorded = errors.New("the flow could not be recorded, and records are required")
 
-func (r *recorder) decision(f *flow.Flow) { r.write(f, audit.EventDecision) }
-func (r *recorder) end(f *flow.Flow)      { r.write(f, audit.EventEnd) }
+func (r *recorder) decision(f *flow.Flow) error { return r.write(f, audit.EventDecision) }
+func (r *recorder) end(f *flow.Flow)            { r.write(f, audit.EventEnd) }
 
-func (r *recorder) write(f *flow.Flow, e audit.Event) {
+// write fails only if the record is lost and records are required.
+func (r *recorder) write(f *flow.Flow, e audit.Event) error {
 	rec := audit.FromFlow(f, e, r.now())
+	var lost error
 	if r.journal != nil {
-		r.journal.Append(&rec)
+		if err := r.journal.Append(&rec); err != nil && r.required {
+			lost = fmt.Errorf("%w: %w", errUnrecorded, err)
+		}
 	}
 	for _, sink := range r.sinks {
 		sink(&rec)
 	}
+	return lost
 }

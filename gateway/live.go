@@ -28,6 +28,7 @@ type liveSet struct {
 // liveFlow is a live flow as others may see it: a copy of its facts, taken
 // when its relay began, and the way to cut it.
 type liveFlow struct {
+	mu    sync.Mutex
 	facts flow.Flow
 	cut   context.CancelCauseFunc
 	over  atomic.Bool // cut already
@@ -36,8 +37,8 @@ type liveFlow struct {
 // Live implements flow.Opener.
 func (g *gate) Live(ctx context.Context, f *flow.Flow) (context.Context, func()) {
 	live, cut := context.WithCancelCause(ctx)
-	lf := &liveFlow{facts: *f, cut: cut}
-	lf.facts.Claims = slices.Clone(f.Claims)
+	lf := &liveFlow{cut: cut}
+	lf.take(f)
 	shard := &g.live.shards[f.ID[15]%liveShards]
 	shard.Lock()
 	if shard.flows == nil {
@@ -63,6 +64,31 @@ func (g *gate) Live(ctx context.Context, f *flow.Flow) (context.Context, func())
 	}
 }
 
+// update tells the set what was learnt of a live flow since it began.
+func (s *liveSet) update(f *flow.Flow) {
+	shard := &s.shards[f.ID[15]%liveShards]
+	shard.Lock()
+	defer shard.Unlock()
+	if lf := shard.flows[f.ID]; lf != nil {
+		lf.take(f)
+	}
+}
+
+// take copies the facts of f.
+func (lf *liveFlow) take(f *flow.Flow) {
+	lf.mu.Lock()
+	defer lf.mu.Unlock()
+	lf.facts = *f
+	lf.facts.Claims = slices.Clone(f.Claims)
+}
+
+// copy returns the facts as they are known now.
+func (lf *liveFlow) copy() flow.Flow {
+	lf.mu.Lock()
+	defer lf.mu.Unlock()
+	return lf.facts
+}
+
 // all returns the live flows of this moment.
 func (s *liveSet) all() []*liveFlow {
 	list := make([]*liveFlow, 0, s.count.Load())
@@ -80,7 +106,7 @@ func (s *liveSet) all() []*liveFlow {
 // cutIfDenied judges a live flow by the policy in force, and cuts and records
 // it if that denies it now.
 func (g *gate) cutIfDenied(lf *liveFlow, now time.Time) bool {
-	facts := lf.facts // rejudging needs a copy of its own
+	facts := lf.copy()
 	d, denied := g.rejudge(&facts, now)
 	if !denied || !lf.over.CompareAndSwap(false, true) {
 		return false
@@ -103,7 +129,7 @@ func (g *gate) rejudgeLive(grace time.Duration) (cut int) {
 			}
 			continue
 		}
-		facts := lf.facts
+		facts := lf.copy()
 		if _, denied := g.rejudge(&facts, now); denied {
 			cut++
 			time.AfterFunc(grace, func() { g.cutIfDenied(lf, g.now()) })
@@ -123,11 +149,14 @@ func (s *liveSet) cutAll(end flow.End) (cut int) {
 
 // list returns the live flows for the admin API, oldest first.
 func (s *liveSet) list(limit int) []admin.Flow {
-	all := s.all()
-	slices.SortFunc(all, func(a, b *liveFlow) int { return a.facts.Start.Compare(b.facts.Start) })
+	var all []flow.Flow
+	for _, lf := range s.all() {
+		all = append(all, lf.copy())
+	}
+	slices.SortFunc(all, func(a, b flow.Flow) int { return a.Start.Compare(b.Start) })
 	flows := []admin.Flow{}
-	for _, lf := range all[:min(limit, len(all))] {
-		f := &lf.facts
+	for i := range all[:min(limit, len(all))] {
+		f := &all[i]
 		af := admin.Flow{
 			ID: f.ID.String(), Start: f.Start, Door: string(f.Door), Listener: f.Listener,
 			Client: f.Client.String(), Host: f.Decision.Host, Port: f.Port, Upstream: f.Upstream.String(),

@@ -24,9 +24,9 @@ type Options struct {
 	Relay     relay.Options
 	Limits    Limits
 	Policy    *policy.Policy
-	Loaded    string // where the policy comes from, for status
-	Journal   *audit.JournalOptions
-	Flows     string // which records the log repeats: denied, all or none
+	Loaded    string         // where the policy comes from, for status
+	Journal   *audit.Options // nil: none is kept
+	Flows     string         // which records the log repeats: denied, all or none
 	Telemetry telemetry.Options
 	Admin     Admin
 	Logger    *slog.Logger

@@ -21,7 +21,11 @@ type Policy struct {
 	addrs    addrIndex
 	any      []entry // of rules for every destination
 	warnings []Warning
+	patterns int
 }
+
+// Patterns returns how many host patterns the rules have in all.
+func (p *Policy) Patterns() int { return p.patterns }
 
 // Options is what Compile needs besides the sources.
 type Options struct {
@@ -51,6 +55,7 @@ func Compile(sources []Source, o Options) (*Policy, error) {
 	if len(c.errs) > 0 {
 		return nil, errors.Join(c.errs...)
 	}
+	c.p.patterns = len(c.items)
 	c.index()
 	c.lint()
 	c.p.revision = c.revision(sources)

@@ -142,7 +142,6 @@ type Rule struct {
 	Idle        time.Duration  // idle time-out of its flows; 0: the gateway's
 	MaxBytes    int64          // both ways together; 0: no limit
 	Expires     time.Time      // zero: never
-	Opaque      bool           // its app is opaque: any bytes, under any inner name
 	MultiTenant bool           // its names serve many customers
 	Apps        []string       // the words of its app list; none: see Accepts
 	Opaque      bool           // its app list has opaque: whatever its flows carry is accepted
