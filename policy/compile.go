@@ -108,7 +108,6 @@ type compiler struct {
 type item struct {
 	pattern Pattern
 	entry   entry
-	key     string // equal for rules that differ in their names only
 }
 
 func (c *compiler) warn(pos Position, kind Kind, msg, fix string) {
@@ -154,7 +153,7 @@ func (s *scope) short(path string, list []string, spec RuleSpec) {
 	r.Pos = s.pos(path)
 	r.describe("the " + path + " list")
 	for i, host := range list {
-		s.host(r, host, fmt.Sprintf("%s[%d]", path, i), path)
+		s.host(r, host, fmt.Sprintf("%s[%d]", path, i))
 	}
 	s.c.p.rules = append(s.c.p.rules, r)
 }

@@ -12,6 +12,7 @@ type entry struct {
 	rule *Rule
 	text string // the pattern in normal form
 	line int32
+	seq  int32  // order of the patterns as written
 	rank uint32 // of an allow entry: the highest that matches decides
 }
 

@@ -16,7 +16,7 @@ func (s *scope) rule(spec RuleSpec) {
 	before := len(s.c.errs)
 	r := s.attributes(spec)
 	r.describe(subject(r))
-	s.destinations(r, spec, settingsKey(spec))
+	s.destinations(r, spec)
 	if len(s.c.errs) > before {
 		return // its services would only repeat what is wrong
 	}
@@ -32,7 +32,7 @@ func (s *scope) rule(spec RuleSpec) {
 }
 
 // destinations puts the rule into the index under all that it names.
-func (s *scope) destinations(r *Rule, spec RuleSpec, key string) {
+func (s *scope) destinations(r *Rule, spec RuleSpec) {
 	to := spec.To
 	named := len(to.Hosts) + len(to.CIDRs) + len(to.Services)
 	switch {
@@ -47,7 +47,7 @@ func (s *scope) destinations(r *Rule, spec RuleSpec, key string) {
 		s.fail("to.depth", fmt.Sprintf("depth %d is not known", to.Depth), "write 1 for exactly one label, or leave it out for any number")
 	}
 	for i, host := range to.Hosts {
-		s.host(r, host, fmt.Sprintf("to.hosts[%d]", i), key)
+		s.host(r, host, fmt.Sprintf("to.hosts[%d]", i))
 	}
 	for i, v := range to.CIDRs {
 		p, err := ParsePrefix(v)
@@ -71,7 +71,7 @@ func (s *scope) entry(r *Rule, text, path string, rank uint32) entry {
 }
 
 // host compiles one pattern of a rule.
-func (s *scope) host(r *Rule, host, path, key string) {
+func (s *scope) host(r *Rule, host, path string) {
 	p, err := ParsePattern(host)
 	if err != nil {
 		s.failErr(path, err)
@@ -88,7 +88,9 @@ func (s *scope) host(r *Rule, host, path, key string) {
 			s.warn(path, KindMultiTenant, fmt.Sprintf("%s are the names of many tenants of one provider", p), "name your own, or add a rule with paths and inspect: always")
 		}
 	}
-	s.c.items = append(s.c.items, item{p, s.entry(r, p.String(), path, p.rank()), key})
+	e := s.entry(r, p.String(), path, p.rank())
+	e.seq = int32(len(s.c.items))
+	s.c.items = append(s.c.items, item{p, e})
 }
 
 // attributes compiles all of a rule but its destinations.
@@ -97,6 +99,7 @@ func (s *scope) attributes(spec RuleSpec) *Rule {
 		Name: spec.Name, Owner: spec.Owner, Reason: spec.Reason,
 		Service: spec.Service, MultiTenant: spec.MultiTenant, AnyName: spec.To.Any,
 		Pos: s.pos(""), one: spec.To.Depth == 1,
+		key: settingsKey(spec),
 	}
 	switch strings.ToLower(spec.Action) {
 	case "", "allow":

@@ -156,5 +156,6 @@ type Rule struct {
 	everything bool    // every port, protocol and app: a deny rule, or a posture (any, in report or open)
 	blocks     bool    // a deny rule that is enforced under this policy
 	one        bool    // depth: 1
+	key        string  // equal for rules that differ in destinations and names only
 	detail     [stages]string
 }
