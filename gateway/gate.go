@@ -24,6 +24,7 @@ type gate struct {
 	dialer   *dial.Dialer
 	keep     *recorder
 	live     liveSet
+	active   func(delta int64) // counts live flows for the metrics
 	now      func() time.Time
 }
 

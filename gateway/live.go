@@ -47,6 +47,7 @@ func (g *gate) Live(ctx context.Context, f *flow.Flow) (context.Context, func())
 	shard.flows[f.ID] = lf
 	shard.Unlock()
 	g.live.count.Add(1)
+	g.active(1)
 	// A policy may have been published between the decision and here, when
 	// the reload could not see this flow yet.
 	if f.Decision.Revision != g.policy.Load().Revision() {
@@ -59,6 +60,7 @@ func (g *gate) Live(ctx context.Context, f *flow.Flow) (context.Context, func())
 			delete(shard.flows, f.ID)
 			shard.Unlock()
 			g.live.count.Add(-1)
+			g.active(-1)
 			cut(nil)
 		})
 	}

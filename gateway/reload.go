@@ -23,13 +23,13 @@ func (g *Gateway) Reload(ctx context.Context) (admin.ReloadResult, error) {
 	}
 	if err != nil {
 		res.Error = err.Error()
+		g.telemetry.PolicyRefused()
 	} else {
 		res.OK, res.Notes = true, loaded.Notes
 		res.Changed = loaded.Policy.Revision() != res.Revision
 		res.Cut = g.publish(loaded.Policy)
 		res.Revision = loaded.Policy.Revision()
 	}
-	g.telemetry.Reloaded(res.OK)
 	g.lastReload.Store(&res)
 	return res, err
 }
@@ -50,6 +50,7 @@ func (g *Gateway) ReloadLogged(ctx context.Context, why string) {
 // publish puts a policy in force and returns how many live flows it denies.
 func (g *Gateway) publish(p *policy.Policy) (cut int) {
 	g.gate.policy.Store(p)
+	g.telemetry.PolicyLoaded(p.Revision(), len(p.Rules()))
 	for _, reset := range g.resets {
 		reset()
 	}

@@ -76,12 +76,15 @@ func New(o Options) (*Gateway, error) {
 		keep.sinks = append(keep.sinks, log)
 	}
 	g.gate = &gate{
-		resolver: resolver, guard: guard, now: time.Now, keep: keep,
+		resolver: resolver, guard: guard, now: time.Now, keep: keep, active: g.telemetry.Active,
 		dialer: &dial.Dialer{Timeout: o.Limits.Connect, Guard: guard},
 	}
 	g.gate.policy.Store(o.Policy)
-	g.registerGauges()
-	return g, nil
+	g.telemetry.PolicyLoaded(o.Policy.Revision(), len(o.Policy.Rules()))
+	if g.journal != nil {
+		err = g.telemetry.RegisterJournal(g.journal.Stats)
+	}
+	return g, err
 }
 
 // count gives a record to the metrics and the spans.
