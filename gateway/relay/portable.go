@@ -22,6 +22,9 @@ type portable struct{ pipes *pipePool }
 // CloseWrite, that the other has ended: it may well wait for that very end.
 const oneWay = time.Second
 
+// flushTimeout bounds, roughly, the wait for bytes that a reset would discard.
+const flushTimeout = time.Second
+
 // ticks is how often the silence of a flow is looked at in one time-out.
 const ticks = 4
 
@@ -68,14 +71,12 @@ func (e *portable) Run(ctx context.Context, client, server net.Conn, o Options) 
 	if !release() {
 		<-cut
 	}
-	t.closing.Wait()
 	return t.result()
 }
 
 // result closes what is open still and sums up.
 func (t *tunnel) result() Result {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.timer != nil {
 		t.timer.Stop()
 	}
@@ -84,6 +85,8 @@ func (t *tunnel) result() Result {
 		closeAfter(t.client, t.server)
 		closeAfter(t.server, t.client)
 	}
+	t.mu.Unlock()
+	t.closing.Wait()
 	return Result{
 		Sent: t.up.moved.Load(), Received: t.down.moved.Load(),
 		Client: t.client.end, Server: t.server.end,
@@ -130,10 +133,17 @@ func (t *tunnel) finish(word string) {
 }
 
 // broken notes that s is gone by err, and ends the flow: what the other side
-// still sends could reach nobody.
-func (t *tunnel) broken(s *side, err error) {
+// still sends could reach nobody. Bytes from s that are on their way to the
+// other side get a moment, since a reset would throw them away.
+func (t *tunnel) broken(s, other *side, err error) {
 	t.mu.Lock()
 	t.note(s, err)
+	t.mu.Unlock()
+	for wait := time.Millisecond; wait < flushTimeout && other.unsent() > 0 && !t.isOver(); wait *= 2 {
+		time.Sleep(wait)
+	}
+
+	t.mu.Lock()
 	if t.over {
 		t.mu.Unlock()
 		return
@@ -144,6 +154,12 @@ func (t *tunnel) broken(s *side, err error) {
 	t.mu.Unlock()
 	t.client.abort()
 	t.server.abort()
+}
+
+func (t *tunnel) isOver() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.over
 }
 
 // refused notes that s takes no more bytes. What it said before it went may

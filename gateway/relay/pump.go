@@ -57,7 +57,7 @@ func (p *pump) run() {
 	case rerr == io.EOF:
 		p.t.eof(p.from, p.to)
 	default:
-		p.t.broken(p.from, rerr)
+		p.t.broken(p.from, p.to, rerr)
 	}
 }
 

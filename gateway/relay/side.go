@@ -1,10 +1,13 @@
 package relay
 
 import (
+	"bytes"
 	"crypto/tls"
 	"net"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // peeked is a connection that was looked into: it holds bytes that were read
@@ -12,13 +15,6 @@ import (
 type peeked interface {
 	Buffered() []byte
 	Discard(n int)
-	NetConn() net.Conn
-}
-
-// peekedErr is the same with the Discard of bufio.Reader.
-type peekedErr interface {
-	Buffered() []byte
-	Discard(n int) (int, error)
 	NetConn() net.Conn
 }
 
@@ -40,23 +36,15 @@ type side struct {
 func newSide(c net.Conn) *side {
 	s := &side{outer: c, conn: c}
 	for {
-		switch p := s.conn.(type) {
-		case peeked:
-			if b := p.Buffered(); len(b) > 0 {
-				s.first = append(s.first, append([]byte(nil), b...))
-				p.Discard(len(b))
-			}
-			s.conn = p.NetConn()
-			continue
-		case peekedErr:
-			if b := p.Buffered(); len(b) > 0 {
-				s.first = append(s.first, append([]byte(nil), b...))
-				p.Discard(len(b)) //nolint:errcheck // these very bytes are buffered
-			}
-			s.conn = p.NetConn()
-			continue
+		p, ok := s.conn.(peeked)
+		if !ok {
+			break
 		}
-		break
+		if b := p.Buffered(); len(b) > 0 {
+			s.first = append(s.first, bytes.Clone(b))
+			p.Discard(len(b))
+		}
+		s.conn = p.NetConn()
 	}
 	if tcp, ok := s.conn.(*net.TCPConn); ok {
 		if raw, err := tcp.SyscallConn(); err == nil {
@@ -71,6 +59,18 @@ func newSide(c net.Conn) *side {
 func (s *side) closeWrite() bool {
 	cw, ok := s.conn.(closeWriter)
 	return ok && cw.CloseWrite() == nil
+}
+
+// unsent returns how many bytes s has taken that its peer has not confirmed.
+func (s *side) unsent() int {
+	if s.raw == nil {
+		return 0
+	}
+	n := 0
+	_ = s.raw.Control(func(fd uintptr) {
+		n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+	})
+	return n
 }
 
 // abort closes s at once, by a reset if it is TCP, or TLS over TCP.
