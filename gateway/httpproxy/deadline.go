@@ -59,6 +59,15 @@ func (g *guard) startBody() {
 	g.arm()
 }
 
+// endBody makes ready for the next head. Until that begins only net/http's
+// deadline counts: the connection may be idle.
+func (g *guard) endBody() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.state, g.own = atHead, time.Time{}
+	g.arm()
+}
+
 // late reports whether err means that the guard's own deadline has passed.
 func (g *guard) late(err error) bool {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {

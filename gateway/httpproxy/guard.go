@@ -30,7 +30,6 @@ type guard struct {
 	left   int64  // of the body or the chunk
 	budget int    // of trailer bytes
 	scan   headScan
-	first  bool // no request was seen yet
 	blank  bool // an empty line before this request was skipped
 
 	mu      sync.Mutex
@@ -77,7 +76,7 @@ const (
 const standIn = "GET http://-/ HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n"
 
 func newGuard(c *sniff.Conn, l limits) *guard {
-	g := &guard{c: c, limits: l, first: true, closed: make(chan struct{})}
+	g := &guard{c: c, limits: l, closed: make(chan struct{})}
 	g.own = time.Now().Add(l.head)
 	g.c.SetReadDeadline(g.own)
 	return g
@@ -99,7 +98,11 @@ func (g *guard) Read(p []byte) (int, error) {
 			if g.left > 0 {
 				return g.readBody(p)
 			}
-			g.state = map[state]state{inBody: atHead, inChunk: afterChunk}[g.state]
+			if g.state == inChunk {
+				g.state = afterChunk
+			} else {
+				g.endBody()
+			}
 		case atChunk, afterChunk, inTrailer:
 			err = g.readChunkFrame()
 		case atUpgrade:
@@ -165,7 +168,7 @@ func (g *guard) accept(n int) error {
 		return g.refuse(fault)
 	}
 	g.c.Discard(n)
-	g.scan, g.first, g.blank = headScan{}, false, false
+	g.scan, g.blank = headScan{}, false
 	g.left, g.budget = head.Length, maxTrailer
 
 	g.mu.Lock()
@@ -235,7 +238,7 @@ func (g *guard) readChunkFrame() error {
 		g.state = atChunk
 	case inTrailer:
 		if g.budget -= len(line) + 2; line == "" {
-			g.state = atHead
+			g.endBody()
 		} else {
 			err = parseTrailer(line)
 		}
