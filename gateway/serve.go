@@ -77,12 +77,9 @@ func (f *front) serveTLS(ctx context.Context, c net.Conn, in flow.Inbound) {
 func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 	kind := sniff.KindNeedMore
 	for n := 1; kind == sniff.KindNeedMore; n = len(c.Buffered()) + 1 {
-		b, err := c.Peek(n)
-		kind = sniff.Classify(b)
-		if err != nil {
-			if len(b) > 0 && kind != sniff.KindNeedMore {
-				break
-			}
+		_, err := c.Peek(n)
+		kind = sniff.Classify(c.Buffered())
+		if err != nil && kind == sniff.KindNeedMore {
 			c.Close()
 			return
 		}

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
@@ -8,6 +10,7 @@ import (
 
 	"sluice/gateway/admin"
 	"sluice/gateway/config"
+	"sluice/policy"
 )
 
 func explainCommand(env *Env) *cobra.Command {
@@ -44,9 +47,9 @@ with what it wants. Nothing is looked up in DNS. Exit code 0: allowed,
 			if format == "json" {
 				err = writeJSON(env.Stdout, ex)
 			} else {
-				err = ex.Render(env.Stdout)
+				renderExplanation(env.Stdout, &ex, &query)
 			}
-			if err == nil && !ex.Decision.Allow {
+			if err == nil && !ex.Allow {
 				err = &silentError{exitFail}
 			}
 			return err
@@ -61,4 +64,62 @@ with what it wants. Nothing is looked up in DNS. Exit code 0: allowed,
 	f.StringVar(&q.App, "app", "", "what the first bytes show: tls, tls-no-name, http, stun, opaque, silent")
 	f.StringVar(&q.User, "user", "", "name of the user")
 	return cmd
+}
+
+// renderExplanation prints the answer first, then what led to it.
+func renderExplanation(w io.Writer, ex *policy.Explanation, q *policy.Query) {
+	host := ex.Host
+	if host == "" {
+		host = ex.Address
+	}
+	verdict := "DENIED"
+	switch {
+	case ex.WouldDeny:
+		verdict = fmt.Sprintf("ALLOWED (mode %s; would be denied)", ex.Mode)
+	case ex.Allow:
+		verdict = "ALLOWED"
+	}
+	if host == "" {
+		fmt.Fprintf(w, "%q: %s\n", ex.Query, verdict)
+	} else {
+		fmt.Fprintf(w, "%s port %d: %s\n", host, q.Port, verdict)
+	}
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, "  %-9s %s\n", name, fmt.Sprintf(format, args...)) }
+	if ex.Reason != "" {
+		row("reason", "%s", ex.Reason)
+	}
+	if ex.Detail != "" {
+		row("detail", "%s", ex.Detail)
+	}
+	row("policy", "revision %s", ex.Revision)
+	if ex.Next != nil {
+		row("changes", "%s", ex.Next.Format(time.RFC3339))
+	}
+	for i := range ex.Named {
+		renderNamed(w, &ex.Named[i])
+	}
+	if len(ex.Named) == 0 && host != "" {
+		fmt.Fprintf(w, "  no rule names it\n")
+	}
+}
+
+func renderNamed(w io.Writer, n *policy.NamedBy) {
+	mark := " "
+	if n.Decides {
+		mark = "*"
+	}
+	fmt.Fprintf(w, "%s rule %q %ss %s (%s)", mark, n.Rule, n.Action, n.Pattern, n.Words)
+	if n.File != "" {
+		fmt.Fprintf(w, " at %s:%d", n.File, n.Line)
+	}
+	fmt.Fprintln(w)
+	if n.Owner != "" {
+		fmt.Fprintf(w, "    owner %s\n", n.Owner)
+	}
+	if !n.Matches {
+		fmt.Fprintf(w, "    does not apply: %s: %s\n", n.Reason, n.Detail)
+	}
+	if n.MultiTenant {
+		fmt.Fprintf(w, "    note: the name serves many customers; allowing it is not allowing only yours\n")
+	}
 }

@@ -86,6 +86,7 @@ func runGateway(ctx context.Context, env *Env, flags *configFlags, quiet bool) e
 		return err
 	}
 	opts.Version = version()
+	opts.Load = config.Reloader(in, loaded)
 	for _, w := range opts.Policy.Warnings() {
 		log.Warn("policy", "warning", w.String())
 	}
@@ -157,6 +158,10 @@ func newLogger(w io.Writer, l config.Log, level *slog.LevelVar) *slog.Logger {
 func greet(w io.Writer, o gateway.Options, bound []gateway.Bound) {
 	fmt.Fprintf(w, "sluice %s\n", o.Version)
 	for _, b := range bound {
+		if len(b.Doors) == 0 {
+			fmt.Fprintf(w, "  admin   %s://%s\n", webScheme(b.TLS), b.Address)
+			continue
+		}
 		words := make([]string, len(b.Doors))
 		for i, d := range b.Doors {
 			words[i] = string(d)
@@ -188,15 +193,18 @@ func tryLine(b gateway.Bound) string {
 	if addr.Addr().IsUnspecified() {
 		addr = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port())
 	}
-	scheme := "http"
-	if b.TLS {
-		scheme = "https"
-	}
 	switch {
 	case slices.Contains(b.Doors, flow.DoorConnect):
-		return fmt.Sprintf("  curl -x %[1]s://%[2]s https://hlg.tokbox.com/\n  curl -x %[1]s://%[2]s https://example.com/     # denied: no rule names it\n", scheme, addr)
+		return fmt.Sprintf("  curl -x %[1]s://%[2]s https://hlg.tokbox.com/\n  curl -x %[1]s://%[2]s https://example.com/     # denied: no rule names it\n", webScheme(b.TLS), addr)
 	case slices.Contains(b.Doors, flow.DoorTLS):
 		return fmt.Sprintf("  curl --connect-to ::%s https://hlg.tokbox.com/\n", net.JoinHostPort(addr.Addr().String(), fmt.Sprint(addr.Port())))
 	}
 	return ""
+}
+
+func webScheme(secure bool) string {
+	if secure {
+		return "https"
+	}
+	return "http"
 }

@@ -32,6 +32,10 @@ type Input struct {
 	Path    string            // file; "" for the embedded default
 	Environ []string          // os.Environ form; SLUICE_* names set keys
 	Set     map[string]string // keys set by flags, such as "policy.mode"; they win
+
+	// ListenAddress takes the place of the address of the first listener
+	// that has a door for explicit proxying, or of the first at all.
+	ListenAddress string
 }
 
 // Loaded is a configuration that was read and has the right shape. Its values
@@ -64,10 +68,19 @@ func Load(in Input) (*Loaded, error) {
 	if l.File, err = decode(data, in); err != nil {
 		return nil, err
 	}
+	l.listenAt(in.ListenAddress)
 	if l.File.Version != 1 {
 		return nil, l.at("version", "version %d is not known; this program reads version 1", l.File.Version)
 	}
 	return l, l.readIncludes(in.Path)
+}
+
+func (l *Loaded) listenAt(address string) {
+	if address == "" || len(l.File.Listeners) == 0 {
+		return
+	}
+	i := slices.IndexFunc(l.File.Listeners, func(l Listener) bool { return slices.Contains(l.Doors, "connect") || slices.Contains(l.Doors, "http") })
+	l.File.Listeners[max(i, 0)].Address = address
 }
 
 // decode merges defaults, file, environment and flags. The file's shape was
