@@ -31,6 +31,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// A proxy that is not there: whatever heeds these variables fails. net/http reads them once for each process.
+	for _, v := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"} {
+		os.Setenv(v, "http://127.0.0.1:1")
+	}
+	os.Unsetenv("NO_PROXY")
+	os.Unsetenv("no_proxy")
 	goleak.VerifyTestMain(m,
 		// One for each directory and account, for the life of the process; see Close.
 		goleak.IgnoreTopFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).loop"),
