@@ -119,7 +119,7 @@ func (s *scope) how(r *Rule, to ToSpec) how {
 	case to.Protocol != "":
 		p, err := ParseProtocol(to.Protocol)
 		if err != nil {
-			s.failErr("to.protocol", err)
+			s.fail("to.protocol", err.Error(), "write tcp or udp, or any for both")
 		}
 		h.proto = p
 	case r.Deny || r.everything:
