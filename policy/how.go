@@ -119,7 +119,7 @@ func (s *scope) how(r *Rule, to ToSpec) how {
 	case to.Protocol != "":
 		p, err := ParseProtocol(to.Protocol)
 		if err != nil {
-			s.failErr("to.protocol", err)
+			s.fail("to.protocol", err.Error(), "write tcp or udp, or any for both")
 		}
 		h.proto = p
 	case r.Deny || r.everything:
@@ -131,6 +131,8 @@ func (s *scope) how(r *Rule, to ToSpec) how {
 		h.ports = []portSpan{{443, 443}}
 		if http {
 			h.ports = []portSpan{{80, 80}}
+		} else if port := usualPort(r.Apps); port != "" && len(to.Hosts)+len(to.CIDRs) > 0 {
+			s.warn("", KindPorts, list(r.Apps)+" is rarely on port 443, the default", "write ports: ["+port+"]")
 		}
 	}
 	for i, m := range to.Methods {
@@ -154,6 +156,20 @@ func (s *scope) how(r *Rule, to ToSpec) how {
 		s.fail("to", "methods and paths can not be seen inside TLS", "add app: http for plain HTTP, or inspect: always")
 	}
 	return h
+}
+
+// usualPort is where the first of some apps lives, if none of them speaks TLS
+// and so may well be on 443.
+func usualPort(words []string) string {
+	for _, w := range words {
+		if apps[w].seen.has(SeenTLS) {
+			return ""
+		}
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return apps[words[0]].port
 }
 
 // ports reads port ranges, sorted and joined.

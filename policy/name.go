@@ -139,10 +139,10 @@ func parseHost(s string) (name string, addr netip.Addr, err *NameError) {
 	}
 	name, err = parseName(s)
 	if err == errAddress {
-		if a, perr := netip.ParseAddr(s); perr == nil {
-			return "", a, nil
+		if s[len(s)-1] == '.' {
+			return "", addr, errSpelling
 		}
-		err = errSpelling
+		return "", netip.MustParseAddr(s), nil
 	}
 	return name, addr, err
 }
@@ -177,18 +177,31 @@ func isNumber(label string) bool {
 // numericName says what a name that ends in a number is: an address, or what
 // some programs would take for one, or nothing at all.
 func numericName(s string) *NameError {
-	labels, numbers := 0, 0
+	labels, numbers, dotted := 0, 0, true
 	for label := range strings.SplitSeq(s, ".") {
 		labels++
 		if isNumber(label) {
 			numbers++
 		}
+		dotted = dotted && isOctet(label)
 	}
-	if numbers < labels || labels > 4 {
+	switch {
+	case numbers < labels || labels > 4:
 		return errNumeric
-	}
-	if _, err := netip.ParseAddr(s); err == nil {
+	case labels == 4 && dotted:
 		return errAddress
 	}
 	return errSpelling
+}
+
+// isOctet reports whether a number is one of 0 to 255 as dotted decimal has it.
+func isOctet(label string) bool {
+	if len(label) > 3 || len(label) > 1 && label[0] == '0' {
+		return false
+	}
+	n := 0
+	for i := range len(label) {
+		n = n*10 + int(label[i]) - '0'
+	}
+	return n <= 255
 }
