@@ -21,7 +21,7 @@ import (
 // runChild is this test program run again, to spend descriptors or inherit
 // sockets of its own. It serves until its standard input ends.
 func runChild(what string) int {
-	o := Options{Name: "proxy", Address: "127.0.0.1:0", Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	o := Options{Name: "proxy", Address: "127.0.0.1:0", Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	switch what {
 	case "short of descriptors":
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 200, Max: 200}); err != nil {

@@ -64,8 +64,8 @@ type Options struct {
 	// is closed. It must not block: it is called by the accept loop.
 	Refused func(c net.Conn, limit Limit)
 
-	// Log gets the troubles of accepting. If nil, they are not logged.
-	Log *slog.Logger
+	// Logger gets the troubles of accepting. If nil, they are not logged.
+	Logger *slog.Logger
 }
 
 // Limit says why a connection was turned away.
@@ -95,12 +95,12 @@ type Listener struct {
 }
 
 // Listen opens the socket of a listener, or takes over the one that systemd
-// passed under its name. The caller runs Serve, and Close or Shutdown at the end.
+// passed under its name. The caller runs Serve, and Close at the end.
 func Listen(ctx context.Context, o Options) (*Listener, error) {
 	if o.Network == "" {
 		o.Network = "tcp"
 	}
-	l := &Listener{o: o, log: o.Log}
+	l := &Listener{o: o, log: o.Logger}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}

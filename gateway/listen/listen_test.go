@@ -28,12 +28,12 @@ const patience = 20 * time.Second
 
 // echo gives back what it gets. The wrapping keeps io.Copy from taking a pipe,
 // which would be two descriptors more.
-func echo(c net.Conn) {
+func echo(_ context.Context, c net.Conn) {
 	io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) //nolint:errcheck // seen at the other end
 }
 
 // serve starts a listener on loopback that ends with the test.
-func serve(t *testing.T, o Options, handle func(net.Conn)) *Listener {
+func serve(t *testing.T, o Options, handle func(context.Context, net.Conn)) *Listener {
 	t.Helper()
 	if o.Address == "" {
 		o.Address = "127.0.0.1:0"
@@ -47,7 +47,7 @@ func serve(t *testing.T, o Options, handle func(net.Conn)) *Listener {
 	t.Cleanup(func() {
 		now, cancel := context.WithCancel(context.Background())
 		cancel()
-		l.Shutdown(now) //nolint:errcheck // it says what was open
+		l.Close(now) //nolint:errcheck // it says what was open
 		if err := <-served; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
@@ -106,9 +106,9 @@ func sockopt(t *testing.T, c net.Conn, level, opt int) int {
 
 func TestAcceptedSocket(t *testing.T) {
 	accepted := make(chan net.Conn, 1)
-	l := serve(t, Options{Name: "proxy", KeepAlive: 30 * time.Second}, func(c net.Conn) {
+	l := serve(t, Options{Name: "proxy", KeepAlive: 30 * time.Second}, func(ctx context.Context, c net.Conn) {
 		accepted <- c
-		echo(c)
+		echo(ctx, c)
 	})
 	dial(t, l)
 	c := <-accepted
@@ -134,9 +134,9 @@ func TestAcceptedSocket(t *testing.T) {
 
 func TestKeepAliveOff(t *testing.T) {
 	accepted := make(chan net.Conn, 1)
-	l := serve(t, Options{KeepAlive: -1}, func(c net.Conn) {
+	l := serve(t, Options{KeepAlive: -1}, func(ctx context.Context, c net.Conn) {
 		accepted <- c
-		echo(c)
+		echo(ctx, c)
 	})
 	dial(t, l)
 	if got := sockopt(t, <-accepted, unix.SOL_SOCKET, unix.SO_KEEPALIVE); got != 0 {
@@ -167,7 +167,7 @@ func TestAddressErrors(t *testing.T) {
 func TestReusePort(t *testing.T) {
 	first := serve(t, Options{Name: "old", ReusePort: true}, echo)
 	second := serve(t, Options{Name: "new", ReusePort: true, Address: first.Addr().String()}, echo)
-	first.Close()
+	first.StopAccepting()
 	if !echoes(dial(t, second)) {
 		t.Error("the second listener does not serve")
 	}
@@ -240,14 +240,14 @@ func tcpAddr(s string) net.Addr {
 	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(s), 1))
 }
 
-func TestShutdownWaits(t *testing.T) {
+func TestCloseWaits(t *testing.T) {
 	l := serve(t, Options{Name: "proxy"}, echo)
 	c := dial(t, l)
 	if !echoes(c) {
 		t.Fatal("not served")
 	}
 	done := make(chan error, 1)
-	go func() { done <- l.Shutdown(context.Background()) }()
+	go func() { done <- l.Close(context.Background()) }()
 	eventually(t, "still listening", l.closed.Load)
 	if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
 		t.Error("a connection is taken while it shuts down")
@@ -257,11 +257,11 @@ func TestShutdownWaits(t *testing.T) {
 	}
 	c.Close()
 	if err := <-done; err != nil {
-		t.Errorf("Shutdown: %v", err)
+		t.Errorf("Close: %v", err)
 	}
 }
 
-func TestShutdownBound(t *testing.T) {
+func TestCloseBound(t *testing.T) {
 	l := serve(t, Options{Name: "proxy"}, echo)
 	c := dial(t, l)
 	if !echoes(c) {
@@ -269,7 +269,7 @@ func TestShutdownBound(t *testing.T) {
 	}
 	now, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := l.Shutdown(now)
+	err := l.Close(now)
 	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "1 connections") {
 		t.Errorf("got %v; want one connection closed", err)
 	}

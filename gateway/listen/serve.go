@@ -22,11 +22,11 @@ const (
 )
 
 // Serve accepts connections until ctx ends or the listener is closed, and
-// calls handle for each, in a goroutine of its own. A connection is closed
-// when handle returns. Serve does not wait for the handlers: Shutdown does.
+// calls handle with ctx for each, in a goroutine of its own. A connection is
+// closed when handle returns. Serve does not wait for the handlers: Close does.
 // It fails only if the socket itself is broken.
-func (l *Listener) Serve(ctx context.Context, handle func(net.Conn)) error {
-	defer context.AfterFunc(ctx, func() { l.Close() })()
+func (l *Listener) Serve(ctx context.Context, handle func(context.Context, net.Conn)) error {
+	defer context.AfterFunc(ctx, l.StopAccepting)()
 	a := acceptor{l: l}
 	for {
 		c, err := a.accept(ctx)
@@ -39,13 +39,13 @@ func (l *Listener) Serve(ctx context.Context, handle func(net.Conn)) error {
 		case err != nil:
 			return fmt.Errorf("listener %q: %w", l.o.Name, err)
 		case c != nil:
-			l.start(c, handle)
+			l.start(ctx, c, handle)
 		}
 	}
 }
 
 // start hands c to its handler, or turns it away.
-func (l *Listener) start(c net.Conn, handle func(net.Conn)) {
+func (l *Listener) start(ctx context.Context, c net.Conn, handle func(context.Context, net.Conn)) {
 	s, key := l.shardOf(c.RemoteAddr())
 	if limit := l.admit(s, key, c); limit != "" {
 		l.refuse(c, limit)
@@ -64,7 +64,7 @@ func (l *Listener) start(c net.Conn, handle func(net.Conn)) {
 		defer l.handlers.Done()
 		defer l.forget(s, key, c)
 		defer c.Close()
-		handle(c)
+		handle(ctx, c)
 	}()
 }
 
@@ -78,25 +78,24 @@ func (l *Listener) refuse(c net.Conn, limit Limit) {
 	c.Close()
 }
 
-// Close stops accepting. Connections being handled go on.
-func (l *Listener) Close() error {
+// StopAccepting closes the socket. Connections being handled go on.
+func (l *Listener) StopAccepting() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Swap(true) {
-		return nil
+		return
 	}
-	err := l.net.Close()
+	l.net.Close() //nolint:errcheck // nothing is lost with it
 	if l.reserve != nil {
 		l.reserve.Close()
 	}
-	return err
 }
 
-// Shutdown stops accepting and waits for the handlers. When ctx ends before
+// Close stops accepting and waits for the handlers. When ctx ends before
 // they do, it closes their connections, and returns the context's error
 // without waiting longer.
-func (l *Listener) Shutdown(ctx context.Context) error {
-	err := l.Close()
+func (l *Listener) Close(ctx context.Context) error {
+	l.StopAccepting()
 	idle := make(chan struct{})
 	go func() {
 		defer close(idle)
@@ -104,7 +103,7 @@ func (l *Listener) Shutdown(ctx context.Context) error {
 	}()
 	select {
 	case <-idle:
-		return err
+		return nil
 	case <-ctx.Done():
 	}
 	n := l.closeAll()
