@@ -41,7 +41,7 @@ type pump struct {
 	pipe *pipe
 
 	bulk     bool // the next read goes to a pipe
-	noSplice bool // the kernel will not, or no pipe is to be had
+	noSplice bool // the kernel will not for this connection
 	turned   int  // bytes since others last got the processor
 }
 
@@ -115,7 +115,7 @@ func (p *pump) tryRead(fd uintptr) bool {
 	for {
 		if p.bulk && p.pipe == nil {
 			if p.pipe = p.t.pipes.get(); p.pipe == nil {
-				p.bulk, p.noSplice = false, true
+				p.bulk = false // no descriptor to spare: copy this time
 			}
 		}
 		if p.bulk {
