@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -31,6 +32,7 @@ func (d *Door) ServeH2(ctx context.Context, c net.Conn, in flow.Inbound) {
 	srv := http2.Server{
 		MaxConcurrentStreams: maxStreams,
 		IdleTimeout:          d.o.IdleTimeout,
+		ReadIdleTimeout:      time.Minute, // then a ping finds out whether the client is still there
 	}
 	srv.ServeConn(withState(c), &http2.ServeConnOpts{
 		Context:    ctx,

@@ -60,7 +60,7 @@ func (s *session) serveMalformed(w http.ResponseWriter, e *HeadError, accept str
 		id = s.door.o.Out.Refuse(s.in.New(flow.DoorHTTP), policy.ReasonMalformedRequest, e.Detail).ID
 	}
 	a := malformed(e, id)
-	a.serve(w, accept, true)
+	a.serve(w, accept, s.guard != nil)
 }
 
 // serve walks one absolute-form request from its decision to its end.

@@ -164,8 +164,10 @@ func (c *streamConn) Close() error {
 	err := net.ErrClosed
 	c.once.Do(func() {
 		close(c.over)
-		err = c.body.Close()                   // wakes the read
-		c.rc.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // wakes a write that the client has no window for
+		err = c.body.Close() // wakes the read
+		if !c.ended.Load() {
+			c.rc.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // wakes a write that waits for the client, by RST_STREAM
+		}
 	})
 	return err
 }
