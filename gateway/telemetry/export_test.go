@@ -1,0 +1,419 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"sluice/gateway/audit"
+	"sluice/policy"
+)
+
+func attr(s ptrace.Span, key string) string {
+	v, ok := s.Attributes().Get(key)
+	if !ok {
+		return ""
+	}
+	return v.AsString()
+}
+
+// TestEveryDenialIsASpan holds with a sampler that takes nothing, and for
+// clients whose own trace is not sampled.
+func TestEveryDenialIsASpan(t *testing.T) {
+	const flows = 10_000
+	for _, protocol := range []string{"grpc", "http/protobuf"} {
+		t.Run(protocol, func(t *testing.T) {
+			clearEnv(t)
+			t.Setenv("OTEL_TRACES_SAMPLER", "always_off")
+			r := new(receiver)
+			o := Options{Protocol: protocol, Insecure: true}
+			if protocol == "grpc" {
+				o.Endpoint = r.serveGRPC(t, "127.0.0.1:0")
+			} else {
+				o.Endpoint = r.serveHTTP(t)
+			}
+			tel, _ := setup(t, o)
+			for n := range flows {
+				d := denied(n)
+				if n%2 == 1 {
+					d.TraceID, d.ParentSpanID, d.Sampled = parent[3:35], parent[36:52], false
+				}
+				tel.Denied(d)
+			}
+			shutdown(t, tel)
+
+			different, all := r.count()
+			if different != flows || all != flows {
+				t.Fatalf("got %d spans, %d of them different; want %d", all, different, flows)
+			}
+			hosts, clients := map[string]bool{}, map[string]bool{}
+			for _, s := range r.spans {
+				hosts[attr(s, "server.address")], clients[attr(s, "client.address")] = true, true
+				if s.Name() != SpanDenied || attr(s, "sluice.reason") != "deny_rule" || attr(s, "sluice.rule") != "no-evil" || attr(s, "security_rule.name") != "no-evil" {
+					t.Fatalf("got span %s %v", s.Name(), s.Attributes().AsRaw())
+				}
+			}
+			if len(hosts) != flows || len(clients) != flows {
+				t.Errorf("got %d names and %d clients; want %d", len(hosts), len(clients), flows)
+			}
+		})
+	}
+}
+
+func TestReceiverAwayForAWhile(t *testing.T) {
+	const flows = 2000
+	clearEnv(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+
+	tel, log := setup(t, Options{Endpoint: "http://" + address, Protocol: "grpc"})
+	for n := range flows {
+		tel.Denied(denied(n))
+	}
+	waitFor(t, "failed exports", func() bool { return tel.pump.failures.Load() >= 3 })
+
+	var busy atomic.Int64 // the receiver comes back, and is overloaded at first
+	r := &receiver{answer: func(ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
+		if busy.Add(1) <= 3 {
+			return ptraceotlp.NewExportResponse(), status.Error(codes.ResourceExhausted, "busy")
+		}
+		return ptraceotlp.NewExportResponse(), nil
+	}}
+	r.serveGRPC(t, address)
+	waitFor(t, "all spans", func() bool { n, _ := r.count(); return n == flows })
+	shutdown(t, tel)
+	if _, all := r.count(); all != flows || tel.pump.dropped.Load() != 0 {
+		t.Errorf("got %d spans, %d dropped; want %d, 0", all, tel.pump.dropped.Load(), flows)
+	}
+	if said := log.count("export of spans"); said != 1 {
+		t.Errorf("said %d times that the receiver is away; want once a minute", said)
+	}
+	if log.count("exported again") == 0 {
+		t.Error("did not say that the receiver is back")
+	}
+}
+
+func TestPartialSuccessIsNotSentAgain(t *testing.T) {
+	for _, protocol := range []string{"grpc", "http/protobuf"} {
+		clearEnv(t)
+		r := &receiver{answer: func(ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
+			response := ptraceotlp.NewExportResponse()
+			response.PartialSuccess().SetRejectedSpans(1)
+			response.PartialSuccess().SetErrorMessage("one is too old")
+			return response, nil
+		}}
+		o := Options{Protocol: protocol, Insecure: true}
+		if protocol == "grpc" {
+			o.Endpoint = r.serveGRPC(t, "127.0.0.1:0")
+		} else {
+			o.Endpoint = r.serveHTTP(t)
+		}
+		tel, log := setup(t, o)
+		for n := range 10 {
+			tel.Denied(denied(n))
+		}
+		shutdown(t, tel)
+		if _, all := r.count(); all != 10 {
+			t.Errorf("%s: got %d spans; want 10", protocol, all)
+		}
+		if log.count("one is too old") == 0 {
+			t.Errorf("%s: the receiver's words are not in the log", protocol)
+		}
+	}
+}
+
+func TestOneBadSpanDoesNotHoldUpTheRest(t *testing.T) {
+	for _, protocol := range []string{"grpc", "http/protobuf"} {
+		clearEnv(t)
+		r := &receiver{answer: func(req ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
+			for _, s := range spansOf(req) {
+				if attr(s, "server.address") == "n77.test" {
+					return ptraceotlp.NewExportResponse(), status.Error(codes.InvalidArgument, "do not like it")
+				}
+			}
+			return ptraceotlp.NewExportResponse(), nil
+		}}
+		o := Options{Protocol: protocol, Insecure: true}
+		if protocol == "grpc" {
+			o.Endpoint = r.serveGRPC(t, "127.0.0.1:0")
+		} else {
+			o.Endpoint = r.serveHTTP(t)
+		}
+		tel, log := setup(t, o)
+		for n := range 200 {
+			tel.Denied(denied(n))
+		}
+		waitFor(t, "the other spans", func() bool { n, _ := r.count(); return n == 199 })
+		waitFor(t, "the bad span", func() bool { return tel.pump.dropped.Load() == 1 })
+		if log.count("refuses a span") != 1 {
+			t.Errorf("%s: the bad span is not in the log", protocol)
+		}
+		shutdown(t, tel)
+	}
+}
+
+func TestFullQueueIsCountedAndSaid(t *testing.T) {
+	clearEnv(t)
+	hold := make(chan struct{})
+	r := &receiver{answer: func(ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
+		<-hold
+		return ptraceotlp.NewExportResponse(), nil
+	}}
+	tel, log := setup(t, Options{Endpoint: r.serveHTTP(t), Queue: 10})
+	const flows = 5000
+	for n := range flows {
+		tel.Denied(denied(n))
+		tel.Ended(ended(n, ""))
+	}
+	dropped := tel.pump.dropped.Load()
+	if dropped == 0 || log.count("queue is full") != 1 {
+		t.Errorf("got %d dropped, said %d times; want some, said once", dropped, log.count("queue is full"))
+	}
+	close(hold)
+	shutdown(t, tel)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var denials int64
+	for _, s := range r.spans {
+		if s.Name() == SpanDenied {
+			denials++
+		}
+	}
+	if denials+tel.pump.dropped.Load() != flows {
+		t.Errorf("got %d denials and %d dropped; want %d together", denials, tel.pump.dropped.Load(), flows)
+	}
+}
+
+func TestShutdownEndsInTimeAndSaysWhatIsLost(t *testing.T) {
+	clearEnv(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // never answers
+	tel, _ := setup(t, Options{Endpoint: "http://" + l.Addr().String()})
+	for n := range 1000 {
+		tel.Denied(denied(n))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	err = tel.Shutdown(ctx)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "1000 dropped") {
+		t.Errorf("got %v; want 1000 spans dropped at the deadline", err)
+	}
+	tel.Denied(denied(1)) // does not block or panic
+}
+
+func TestNothingConfigured(t *testing.T) {
+	clearEnv(t)
+	for name, env := range map[string][2]string{
+		"nothing":     {},
+		"none":        {"OTEL_TRACES_EXPORTER", "none"},
+		"only a name": {"OTEL_SERVICE_NAME", "x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if env[0] != "" {
+				t.Setenv(env[0], env[1])
+			}
+			tel, log := setup(t, Options{})
+			if tel.pump != nil {
+				t.Error("an exporter was set up")
+			}
+			tel.Denied(denied(1))
+			tel.Ended(ended(1, ""))
+			shutdown(t, tel)
+			if log.buf.Len() > 0 {
+				t.Errorf("said %q", log.buf.String())
+			}
+		})
+	}
+}
+
+func TestVariables(t *testing.T) {
+	r := new(receiver)
+	byGRPC, byHTTP := "http://"+r.serveGRPC(t, "127.0.0.1:0"), r.serveHTTP(t)
+	const dead = "http://127.0.0.1:1"
+	for _, c := range []struct {
+		name string
+		env  map[string]string
+		keys Options
+		sent bool
+	}{
+		{"endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": byHTTP}, Options{}, true},
+		{"endpoint of traces", map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": byHTTP + "/v1/traces"}, Options{}, true},
+		{"endpoint and grpc", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": byGRPC, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, Options{}, true},
+		{"exporter otlp", map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": byHTTP}, Options{}, true},
+		{"exporter none wins over endpoint", map[string]string{"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": byHTTP}, Options{}, false},
+		{"disabled", map[string]string{"OTEL_SDK_DISABLED": "true"}, Options{Endpoint: byHTTP}, false},
+		{"key wins over endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": dead}, Options{Endpoint: byHTTP}, true},
+		{"key wins over none", map[string]string{"OTEL_TRACES_EXPORTER": "none"}, Options{Endpoint: byHTTP}, true},
+		{"key wins over protocol", map[string]string{"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, Options{Endpoint: byHTTP, Protocol: "http/protobuf"}, true},
+		{"key with a path", nil, Options{Endpoint: byHTTP + "/v1/traces"}, true},
+		{"proxy of the environment is not used", map[string]string{"HTTP_PROXY": dead, "http_proxy": dead}, Options{Endpoint: byHTTP}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			clearEnv(t)
+			for k, v := range c.env {
+				t.Setenv(k, v)
+			}
+			_, before := r.count()
+			tel, _ := setup(t, c.keys)
+			tel.Denied(denied(1))
+			shutdown(t, tel)
+			if _, after := r.count(); (after > before) != c.sent {
+				t.Errorf("got %d spans; want sent %v", after-before, c.sent)
+			}
+		})
+	}
+}
+
+func TestHeadersAndResource(t *testing.T) {
+	for _, c := range []struct {
+		name, protocol       string
+		keys                 Options
+		service, header, env string
+	}{
+		{"variables", "http/protobuf", Options{}, "by-env", "by-env", "prod"},
+		{"keys", "grpc", Options{ServiceName: "by-key", ServiceVersion: "v9", Headers: map[string]string{"x-token": "by-key"}}, "by-key", "by-key", "prod"},
+	} {
+		clearEnv(t)
+		r := new(receiver)
+		t.Setenv("OTEL_SERVICE_NAME", "by-env")
+		t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=prod")
+		t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-token=by-env")
+		t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", c.protocol)
+		if c.protocol == "grpc" {
+			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"+r.serveGRPC(t, "127.0.0.1:0"))
+		} else {
+			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", r.serveHTTP(t))
+		}
+		tel, _ := setup(t, c.keys)
+		tel.Denied(denied(1))
+		shutdown(t, tel)
+		if got := r.headers.Get("x-token"); got != c.header {
+			t.Errorf("%s: got header %q; want %q", c.name, got, c.header)
+		}
+		if r.resources["service.name"] != c.service || r.resources["deployment.environment.name"] != c.env || r.resources["service.version"] != c.keys.ServiceVersion {
+			t.Errorf("%s: got resource %v", c.name, r.resources)
+		}
+	}
+}
+
+func TestWrongSettings(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		env  [2]string
+		keys Options
+		want string
+	}{
+		{"unknown exporter", [2]string{"OTEL_TRACES_EXPORTER", "zipkin"}, Options{}, "set one of otlp, console, none"},
+		{"two exporters", [2]string{"OTEL_TRACES_EXPORTER", "otlp,console"}, Options{}, "set one of otlp, console, none"},
+		{"unknown protocol", [2]string{"OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon"}, Options{Endpoint: "127.0.0.1:1"}, `protocol "carrier-pigeon": use grpc or http/protobuf`},
+		{"endpoint with another scheme", [2]string{}, Options{Endpoint: "ftp://127.0.0.1:1"}, "telemetry.endpoint"},
+	} {
+		clearEnv(t)
+		if c.env[0] != "" {
+			t.Setenv(c.env[0], c.env[1])
+		}
+		_, err := Setup(t.Context(), c.keys, slog.New(slog.DiscardHandler))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v; want %s", c.name, err, c.want)
+		}
+	}
+}
+
+func TestSamplingOfAllowedFlows(t *testing.T) {
+	const flows = 2000
+	for _, c := range []struct {
+		name, sampler, arg, traceparent string
+		least, most                     int
+	}{
+		{"default, no parent", "", "", "", flows, flows},
+		{"default, sampled parent", "", "", parent + "01", flows, flows},
+		{"default, unsampled parent", "", "", parent + "00", 0, 0},
+		{"always off", "always_off", "", "", 0, 0},
+		{"always on, unsampled parent", "always_on", "", parent + "00", flows, flows},
+		// The ids come from UUIDs; taken as they are, a quarter would be nothing.
+		{"a quarter", "traceidratio", "0.25", "", flows / 6, flows / 3},
+		{"a quarter, sampled parent", "parentbased_traceidratio", "0.25", parent + "01", flows, flows},
+	} {
+		clearEnv(t)
+		t.Setenv("OTEL_TRACES_SAMPLER", c.sampler)
+		t.Setenv("OTEL_TRACES_SAMPLER_ARG", c.arg)
+		r := new(receiver)
+		tel, _ := setup(t, Options{Endpoint: r.serveHTTP(t)})
+		for n := range flows {
+			tel.Ended(ended(n, c.traceparent))
+		}
+		shutdown(t, tel)
+		if got, _ := r.count(); got < c.least || got > c.most {
+			t.Errorf("%s: got %d spans; want %d to %d", c.name, got, c.least, c.most)
+		}
+	}
+}
+
+func TestSpan(t *testing.T) {
+	clearEnv(t)
+	r := new(receiver)
+	tel, _ := setup(t, Options{Endpoint: r.serveHTTP(t)})
+
+	f := newFlow(1)
+	f.Host, f.Decision.Host, f.Method, f.Path, f.Traceparent = "N1.test", "n1.test", "BREW", "/tea", parent+"00"
+	f.Identity = &policy.Identity{User: "alice", Groups: []string{"staff"}, Subject: "CN=alice"}
+	f.ALPN = "h2"
+	f.Decision.Reason, f.Decision.Detail = policy.ReasonNoRule, "no rule names n1.test"
+	d := audit.FromFlow(f, audit.EventDecision, f.Start.Add(1500*time.Microsecond))
+	tel.Denied(&d)
+	f.ID[15]++
+	f.Decision.Allow, f.Decision.WouldDeny, f.Decision.Mode = true, true, policy.Report
+	w := audit.FromFlow(f, audit.EventDecision, f.Start)
+	tel.Allowed(&w)
+	e := audit.FromFlow(f, audit.EventEnd, f.Start)
+	tel.Ended(&e) // has its span already
+	shutdown(t, tel)
+
+	if n, all := r.count(); n != 2 || all != 2 {
+		t.Fatalf("got %d spans, %d different; want 2", all, n)
+	}
+	s := r.spans[d.SpanID]
+	for key, want := range map[string]string{
+		"client.address": "10.0.0.1", "client.port": "40000", "server.address": "n1.test", "server.port": "443",
+		"network.transport": "tcp", "network.protocol.name": "tls", "tls.next_protocol": "h2", "tls.client.subject": "CN=alice",
+		"http.request.method": "_OTHER", "http.request.method_original": "BREW", "url.path": "/tea",
+		"user.name": "alice", "user.roles": `["staff"]`, "error.type": "policy_denied",
+		"security_rule.category": "no_rule", "security_rule.version": "r1",
+		"sluice.decision": "deny", "sluice.reason": "no_rule", "sluice.mode": "enforce", "sluice.door": "connect",
+		"sluice.host_raw": "N1.test", "sluice.claims": `["connect=n1.test"]`, "sluice.record.id": d.ID, "sluice.policy.revision": "r1",
+	} {
+		if got := attr(s, key); got != want {
+			t.Errorf("%s: got %q; want %q", key, got, want)
+		}
+	}
+	if s.Kind() != ptrace.SpanKindServer || s.Status().Code() != ptrace.StatusCodeError || s.Status().Message() != "no rule names n1.test" {
+		t.Errorf("got kind %v, status %v %q", s.Kind(), s.Status().Code(), s.Status().Message())
+	}
+	if s.TraceID().String() != parent[3:35] || s.ParentSpanID().String() != parent[36:52] {
+		t.Errorf("got trace %s, parent %s; want the client's", s.TraceID(), s.ParentSpanID())
+	}
+	if took := s.EndTimestamp().AsTime().Sub(s.StartTimestamp().AsTime()); took != 1500*time.Microsecond {
+		t.Errorf("got a span of %v; want 1.5ms", took)
+	}
+	s = r.spans[w.SpanID]
+	if s.Name() != SpanWouldDeny || attr(s, "sluice.decision") != "would_deny" || attr(s, "error.type") != "" || s.Status().Code() != ptrace.StatusCodeUnset {
+		t.Errorf("would deny: got %s %v %v", s.Name(), s.Status().Code(), s.Attributes().AsRaw())
+	}
+}
