@@ -61,6 +61,12 @@ func (z *zone) set(t testing.TB, records ...string) {
 	}
 }
 
+func (z *zone) setSOA(soa string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.soa = soa
+}
+
 func (z *zone) handle(name string, h dns.HandlerFunc) {
 	z.mu.Lock()
 	defer z.mu.Unlock()

@@ -222,7 +222,7 @@ func TestLookupAsksAgainOverTCPWhenTruncated(t *testing.T) {
 
 func TestLookupKeepsNegativeAnswers(t *testing.T) {
 	z := newZone(t, "empty.test. 60 IN TXT x")
-	z.soa = "test. 3600 IN SOA ns.test. h.test. 1 1 1 1 7"
+	z.setSOA("test. 3600 IN SOA ns.test. h.test. 1 1 1 1 7")
 	r, c := testResolver(t, ResolverOptions{Servers: []string{serveDNS(t, z)}})
 	for _, tt := range []struct{ name, rcode string }{{"none.test", "NXDOMAIN"}, {"empty.test", "NOERROR"}} {
 		lookupFails(t, r, tt.name, CodeDNSError, tt.rcode)
@@ -235,14 +235,14 @@ func TestLookupKeepsNegativeAnswers(t *testing.T) {
 		c.add(time.Second)
 		wantAddrs(t, lookup(t, r, tt.name), "127.0.0.1")
 	}
-	z.soa = "test. 3600 IN SOA ns.test. h.test. 1 1 1 1 3600"
+	z.setSOA("test. 3600 IN SOA ns.test. h.test. 1 1 1 1 3600")
 	lookupFails(t, r, "capped.test", CodeDNSError, "NXDOMAIN")
 	c.add(30 * time.Second)
 	lookupFails(t, r, "capped.test", CodeDNSError, "NXDOMAIN")
 	if n := z.questions("", "capped.test.", "A"); n != 2 {
 		t.Errorf("got %d questions in 30 s; want 2, whatever the SOA says", n)
 	}
-	z.soa = ""
+	z.setSOA("")
 	lookupFails(t, r, "no-soa.test", CodeDNSError, "NXDOMAIN")
 	c.add(time.Second)
 	lookupFails(t, r, "no-soa.test", CodeDNSError, "NXDOMAIN")
