@@ -110,11 +110,31 @@ var (
 	)
 )
 
+// The same ranges by the first byte of the address: most public addresses are
+// then found so after no or one comparison.
+var (
+	byFirst4 = byFirst(spans4)
+	byFirst6 = byFirst(spans6)
+)
+
+func byFirst(t []span) *[256][]span {
+	var by [256][]span
+	for _, s := range t {
+		first := int(s.prefix.Addr().AsSlice()[0])
+		for b := first; b < first+1<<max(8-s.prefix.Bits(), 0); b++ {
+			by[b] = append(by[b], s)
+		}
+	}
+	return &by
+}
+
 // classify returns the class of a, which is unmapped and has no zone.
 func classify(a netip.Addr) Class {
-	t := spans6
+	var t []span
 	if a.Is4() {
-		t = spans4
+		t = byFirst4[a.As4()[0]]
+	} else {
+		t = byFirst6[a.As16()[0]]
 	}
 	for i := range t {
 		if t[i].prefix.Contains(a) {

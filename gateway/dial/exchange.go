@@ -28,6 +28,9 @@ const (
 	// maxIdle and idleAge bound the connections kept to one TCP or TLS server.
 	maxIdle = 4
 	idleAge = 8 * time.Second
+	// connectLimit bounds the way to a server even where the question has been
+	// given up, as net/http goes on connecting then.
+	connectLimit = 5 * time.Second
 )
 
 var (
@@ -60,13 +63,15 @@ func newServer(e endpoint, roots *x509.CertPool, lookup func(context.Context, st
 	case "https":
 		s.http = &http.Client{
 			Transport: &http.Transport{
-				Proxy:              nil, // never the environment's: that may be this gateway
-				DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return s.dial(ctx, "tcp") },
-				TLSClientConfig:    &tls.Config{ServerName: e.tlsName, RootCAs: roots, MinVersion: tls.VersionTLS12},
-				ForceAttemptHTTP2:  true,
-				DisableCompression: true,
-				MaxIdleConns:       maxIdle,
-				IdleConnTimeout:    30 * time.Second,
+				Proxy:               nil, // never the environment's: that may be this gateway
+				DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return s.dial(ctx, "tcp") },
+				TLSClientConfig:     &tls.Config{ServerName: e.tlsName, RootCAs: roots, MinVersion: tls.VersionTLS12},
+				ForceAttemptHTTP2:   true,
+				DisableCompression:  true,
+				MaxIdleConns:        maxIdle,
+				IdleConnTimeout:     30 * time.Second,
+				TLSHandshakeTimeout: connectLimit,
+				HTTP2:               &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 2 * time.Second}, // finds a dead one
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
@@ -303,6 +308,8 @@ func (s *server) post(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 
 // dial connects to the server.
 func (s *server) dial(ctx context.Context, network string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
 	addrs := []netip.Addr{s.addr}
 	if !s.addr.IsValid() {
 		a, err := s.lookup(ctx, s.host)

@@ -3,6 +3,7 @@ package dial
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"net"
 	"slices"
@@ -138,7 +139,7 @@ func resolveError(name string, err error) *ResolveError {
 	case errors.As(err, &rcode):
 		e.Rcode, e.Err = rcode.name(), nil
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		e.Code = CodeDNSTimeout
+		e.Code, e.Err = CodeDNSTimeout, fmt.Errorf("no DNS server answered in time: %w", err)
 	}
 	return e
 }
@@ -165,12 +166,18 @@ func (r *Resolver) list() []*server {
 
 // prefer notes that s answered, and whether it was first in line.
 func (r *Resolver) prefer(s *server, first bool) {
+	if first {
+		return
+	}
 	servers := r.servers
 	if r.system != nil {
 		servers = r.system.get(r.now())
 	}
-	if i := slices.Index(servers, s); i > 0 && !first {
+	switch i := slices.Index(servers, s); {
+	case i > 0:
 		r.preferred.Store(&preferredServer{i, r.now().Add(preferFor)})
+	case i == 0:
+		r.preferred.Store(nil)
 	}
 }
 

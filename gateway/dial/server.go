@@ -85,13 +85,23 @@ func readServer(s string) (endpoint, error) {
 
 func bareServer(s string) (endpoint, error) {
 	if ap, err := netip.ParseAddrPort(s); err == nil && ap.Port() != 0 {
-		return endpoint{scheme: "udp", addr: ap.Addr().Unmap(), port: ap.Port()}, nil
+		return endpoint{scheme: "udp", addr: ap.Addr().Unmap(), port: ap.Port()}, zoneError(ap.Addr())
 	}
 	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"))
 	if err != nil {
 		return endpoint{}, errors.New("not an address; for a name write udp://NAME:PORT")
 	}
-	return endpoint{scheme: "udp", addr: addr.Unmap(), port: 53}, nil
+	return endpoint{scheme: "udp", addr: addr.Unmap(), port: 53}, zoneError(addr)
+}
+
+// zoneError refuses a zone that is not written like an interface.
+func zoneError(addr netip.Addr) error {
+	for _, c := range []byte(addr.Zone()) {
+		if !('a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' || c == '.' || c == '-' || c == '_') {
+			return fmt.Errorf("the zone %q is not the name of an interface", addr.Zone())
+		}
+	}
+	return nil
 }
 
 func portOr(s string, byDefault uint16) (uint16, error) {
@@ -108,7 +118,7 @@ func portOr(s string, byDefault uint16) (uint16, error) {
 func (e *endpoint) setHost(host string) error {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		e.addr = addr.Unmap()
-		return nil
+		return zoneError(addr)
 	}
 	name, ok := normalName(host)
 	if !ok {
@@ -142,7 +152,7 @@ func (e endpoint) String() string {
 	}
 	u := url.URL{Scheme: e.scheme, Host: net.JoinHostPort(host, strconv.Itoa(int(e.port)))}
 	if zone := e.addr.Zone(); zone != "" {
-		u.Host = net.JoinHostPort(e.addr.WithZone("").String()+"%25"+url.PathEscape(zone), strconv.Itoa(int(e.port)))
+		u.Host = net.JoinHostPort(e.addr.WithZone("").String()+"%25"+zone, strconv.Itoa(int(e.port)))
 	}
 	s := u.Scheme + "://" + u.Host + e.path
 	if e.tlsName != "" && e.tlsName != e.host && (!e.addr.IsValid() || e.tlsName != e.addr.WithZone("").String()) {
