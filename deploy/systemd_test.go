@@ -12,7 +12,7 @@ import (
 )
 
 // maxExposure bounds what `systemd-analyze security` says of the unit, in
-// tenths: it says 1.6 of systemd 252, of 10. Most of what is left is what a
+// tenths; systemd 252 says 16, of 100. Most of what is left is what a
 // gateway is for: the network.
 const maxExposure = "18"
 
