@@ -1,0 +1,3 @@
+// Package deploy holds what puts the gateway into service on a machine; its
+// tests try the files as far as one machine can.
+package deploy
