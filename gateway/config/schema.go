@@ -1,0 +1,4 @@
+package config
+
+// Schema is the JSON Schema of the configuration file, for editors.
+var Schema []byte
