@@ -156,8 +156,33 @@ func TestKnownCorrections(t *testing.T) {
 	}
 }
 
-// No rule that has a port range this wide may be without a destination, except
-// where a part says so in words.
+// Names behind which any customer's data may lie must say so: to allow them is
+// to allow all of it.
+func TestSharedNamesAreMarked(t *testing.T) {
+	shared := []string{"*.firebaseio.com", "*.firebasedatabase.app", ".storage.googleapis.com", "*.googleapis.com"}
+	found := 0
+	for _, s := range Builtin().Services() {
+		rules, err := Builtin().Expand(everything(Builtin(), s.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rules {
+			for _, h := range r.To.Hosts {
+				if slices.Contains(shared, h) {
+					found++
+					if !r.MultiTenant {
+						t.Errorf("%s: %s is not marked", s.Name, h)
+					}
+				}
+			}
+		}
+	}
+	if found < len(shared) {
+		t.Errorf("found %d of %d shared names", found, len(shared))
+	}
+}
+
+// The range that the vendor's manual gives is where its clients send from.
 func TestPhotonDestinationsAreNotTheSourcePorts(t *testing.T) {
 	rules, err := Builtin().Expand(everything(Builtin(), "photon"))
 	if err != nil {
@@ -179,7 +204,7 @@ func TestServiceIsJSONForPrograms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"name":"nexthink"`, `"verbatim":"agora.reg.nexthink.cloud"`, `"multi_tenant":true`, `"values":["us","eu","pac","meta"]`} {
+	for _, want := range []string{`"name":"nexthink"`, `"verbatim":"agora.reg.nexthink.cloud"`, `"inspect":"never"`, `"values":["us","eu","pac","meta"]`} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("JSON has no %s", want)
 		}

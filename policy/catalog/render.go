@@ -255,9 +255,9 @@ func (k ParamKind) words() string {
 func (b Basis) words() string {
 	switch b {
 	case VendorPage:
-		return "the vendor's page"
+		return "a vendor's page"
 	case VendorManual:
-		return "the vendor's manual, not published"
+		return "a vendor's manual, not published"
 	case ClientCode:
 		return "the vendor's client"
 	case ThirdParty:

@@ -89,8 +89,8 @@ type Basis string
 
 // The bases, best known first.
 const (
-	VendorPage       Basis = "vendor-page"       // public documentation of the vendor
-	VendorManual     Basis = "vendor-manual"     // document of the vendor that is not published
+	VendorPage       Basis = "vendor-page"       // public documentation of a vendor
+	VendorManual     Basis = "vendor-manual"     // document of a vendor that is not published
 	Standard         Basis = "standard"          // RFC or IANA registry
 	ClientCode       Basis = "client-code"       // constants of the vendor's published client
 	Observed         Basis = "observed"          // seen on the wire with the real client
