@@ -61,10 +61,13 @@ type ToSpec struct {
 	Depth    int          `mapstructure:"depth"`    // 1: a leading *. is exactly one label; 0: any number
 	Protocol string       `mapstructure:"protocol"` // tcp (default) | udp | any
 	Ports    []PortRange  `mapstructure:"ports"`    // default: 443 for allow, every port for deny
-	Apps     []string     `mapstructure:"app"`      // one or more of the words of Apps
+	Apps     OneOrMore    `mapstructure:"app"`      // one or more of the words of Apps
 	Methods  []string     `mapstructure:"methods"`
 	Paths    []string     `mapstructure:"paths"` // exact, or a prefix that ends in *
 }
+
+// OneOrMore is a list of words that may be written as the one word it holds.
+type OneOrMore []string
 
 // PortRange is one port or a range, as written: "443" or "5228-5230".
 type PortRange string
