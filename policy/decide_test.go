@@ -313,6 +313,17 @@ func TestADenyRuleOnTrialLeavesTheGrant(t *testing.T) {
 	}
 }
 
+func TestADeniedRangeIsDeniedToNamesThatResolveToIt(t *testing.T) {
+	p := compile(t, world)
+	q := ask(t, "a.tokbox.com")
+	for addr, want := range map[string]bool{"198.51.100.66": true, "::ffff:198.51.100.66": true, "198.51.100.67": false, "203.0.113.1": false} {
+		d, denied := p.DecideAddr(q, netip.MustParseAddr(addr))
+		if denied != want || denied && (d.Allow || d.Reason != ReasonDenyRule || d.Rule.Name != "hole" || d.Host != "a.tokbox.com") {
+			t.Errorf("%s: denied %v, %s", addr, denied, answer(d))
+		}
+	}
+}
+
 func TestTheEmptyPolicyDeniesEverything(t *testing.T) {
 	p, err := Compile(nil, Options{})
 	if err != nil {
