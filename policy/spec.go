@@ -19,7 +19,10 @@ type ServiceRef struct {
 	Parts  []string          `mapstructure:"parts"`
 }
 
-// RuleSpec is one rule as written.
+// RuleSpec is one rule as written. A mode of its own makes a rule a trial
+// (report: an allow rule lets the flow out marked, a deny rule only marks it),
+// or lets a deny rule block under every mode (enforce). Under the policy's mode
+// open a deny rule blocks all the same, as it is explicit.
 type RuleSpec struct {
 	Name        string       `mapstructure:"name"`
 	Owner       string       `mapstructure:"owner"`
@@ -55,12 +58,12 @@ type FromSpec struct {
 // ToSpec says which destinations a rule is for, and how they may be spoken to.
 type ToSpec struct {
 	Hosts    []string     `mapstructure:"hosts"`
-	CIDRs    []string     `mapstructure:"cidrs"` // destinations asked for by address
+	CIDRs    []string     `mapstructure:"cidrs"` // destinations asked for by address; for deny also what names resolve to
 	Services []ServiceRef `mapstructure:"services"`
-	Any      bool         `mapstructure:"any"`      // every destination
+	Any      bool         `mapstructure:"any"`      // every destination; in mode report or open, every port, protocol and app of it too unless given
 	Depth    int          `mapstructure:"depth"`    // 1: a leading *. is exactly one label; 0: any number
-	Protocol string       `mapstructure:"protocol"` // tcp (default) | udp | any
-	Ports    []PortRange  `mapstructure:"ports"`    // default: 443 for allow, every port for deny
+	Protocol string       `mapstructure:"protocol"` // tcp (default, but udp if every app is UDP only) | udp | any
+	Ports    []PortRange  `mapstructure:"ports"`    // default: 443 for allow, 80 if every app is plain HTTP; every port for deny
 	Apps     OneOrMore    `mapstructure:"app"`      // one or more of the words of Apps
 	Methods  []string     `mapstructure:"methods"`
 	Paths    []string     `mapstructure:"paths"` // exact, or a prefix that ends in *
