@@ -24,7 +24,7 @@ import (
 )
 
 // inside marks the second start, pinned and in its own network.
-const inside = "SLUICE_BENCH_INSIDE"
+const inside = "EGRESS_BENCH_INSIDE" // not SLUICE_: the gateway refuses names it does not know
 
 func main() {
 	if err := run(); err != nil {
