@@ -19,8 +19,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"sluice/gateway/flow"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // testLog keeps what was logged.
 type testLog struct {
@@ -127,9 +131,26 @@ func TestJournalKeepsAllOfEightWriters(t *testing.T) {
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
+	names, err := Files(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	seen := map[string]bool{}
-	for _, r := range readAll(t, dir) {
-		seen[r.Host] = true
+	for _, name := range names {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(data) {
+			_, rest, _ := bytes.Cut(line, []byte(`"host":"`))
+			host, _, _ := bytes.Cut(rest, []byte(`"`))
+			seen[string(host)] = json.Valid(line)
+		}
+	}
+	for host, valid := range seen {
+		if !valid {
+			t.Fatalf("the line of %q is not JSON", host)
+		}
 	}
 	if len(seen) != writers*each {
 		t.Errorf("got %d records; want %d", len(seen), writers*each)
@@ -137,12 +158,11 @@ func TestJournalKeepsAllOfEightWriters(t *testing.T) {
 	if s := j.Stats(); s.Written != writers*each || s.Lost != 0 || s.Queued != 0 {
 		t.Errorf("got %+v", s)
 	}
-	names, _ := Files(dir)
 	if len(names) < 3 {
 		t.Errorf("got %d files; want several of at most 4 MiB", len(names))
 	}
 	for _, name := range names {
-		if info, err := os.Stat(name); err != nil || info.Size() > 4<<20 || info.Mode() != 0o640 {
+		if info, err := os.Stat(name); err != nil || info.Size() > 4<<20 || info.Mode()&^0o640 != 0 {
 			t.Errorf("%s: size %d, mode %v, %v", name, info.Size(), info.Mode(), err)
 		}
 	}
@@ -400,6 +420,50 @@ func TestJournalOutlivesAFullDisk(t *testing.T) {
 	}
 	if lost != 15 || len(hosts) != 12 || hosts[11] != "n99.test" || j.Stats().Lost != 15 {
 		t.Errorf("got %d lost, %d in all, records %v; want 15, 15 and 12 records", lost, j.Stats().Lost, hosts)
+	}
+}
+
+// stuck is a file whose writes wait.
+type stuck struct {
+	*os.File
+	release chan struct{}
+}
+
+func (s stuck) Write(b []byte) (int, error) {
+	<-s.release
+	return s.File.Write(b)
+}
+
+func TestAppendDoesNotWaitForTheDisk(t *testing.T) {
+	for _, required := range []bool{false, true} {
+		dir := t.TempDir()
+		release := make(chan struct{})
+		w := &writer{opts: Options{Dir: dir, Queue: 10, Required: required}.withDefaults(), log: slog.New(slog.DiscardHandler)}
+		w.create = func(path string) (file, error) {
+			f, err := createFile(path)
+			if err != nil {
+				return nil, err
+			}
+			return stuck{f.(*os.File), release}, nil
+		}
+		if err := w.start(); err != nil {
+			t.Fatal(err)
+		}
+		j := run(w)
+		for i := range 10 {
+			appendAll(t, j, numbered(i))
+		}
+		if err := j.Append(numbered(10)); errors.Is(err, ErrFull) != required {
+			t.Errorf("required %v: got %v for one too many", required, err)
+		}
+		close(release)
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		got := readAll(t, dir)
+		if len(got) != 11 || got[10].Lost != 1 {
+			t.Errorf("required %v: got %d records; want 10 and the note of a lost one", required, len(got))
+		}
 	}
 }
 

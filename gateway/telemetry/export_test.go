@@ -3,15 +3,20 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -166,6 +171,26 @@ func TestOneBadSpanDoesNotHoldUpTheRest(t *testing.T) {
 	}
 }
 
+// TestBatchTooLargeForTheReceiver: a client that makes its records as large as
+// they can be must not stop the export.
+func TestBatchTooLargeForTheReceiver(t *testing.T) {
+	clearEnv(t)
+	r := new(receiver)
+	tel, _ := setup(t, Options{Endpoint: r.serveGRPC(t, "127.0.0.1:0", grpc.MaxRecvMsgSize(64<<10)), Insecure: true, Protocol: "grpc"})
+	const flows = 300
+	for n := range flows {
+		f := newFlow(n)
+		f.Host, f.Path = strings.Repeat("\x00", 5000), strings.Repeat("\xff", 5000)
+		f.Decision.Host, f.Decision.Reason = "", policy.ReasonMalformedName
+		d := audit.FromFlow(f, audit.EventDecision, f.Start)
+		tel.Denied(&d)
+	}
+	shutdown(t, tel)
+	if got, _ := r.count(); got != flows {
+		t.Errorf("got %d spans; want %d", got, flows)
+	}
+}
+
 func TestFullQueueIsCountedAndSaid(t *testing.T) {
 	clearEnv(t)
 	hold := make(chan struct{})
@@ -263,7 +288,6 @@ func TestVariables(t *testing.T) {
 		{"key wins over none", map[string]string{"OTEL_TRACES_EXPORTER": "none"}, Options{Endpoint: byHTTP}, true},
 		{"key wins over protocol", map[string]string{"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, Options{Endpoint: byHTTP, Protocol: "http/protobuf"}, true},
 		{"key with a path", nil, Options{Endpoint: byHTTP + "/v1/traces"}, true},
-		{"proxy of the environment is not used", map[string]string{"HTTP_PROXY": dead, "http_proxy": dead}, Options{Endpoint: byHTTP}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			clearEnv(t)
@@ -415,5 +439,37 @@ func TestSpan(t *testing.T) {
 	s = r.spans[w.SpanID]
 	if s.Name() != SpanWouldDeny || attr(s, "sluice.decision") != "would_deny" || attr(s, "error.type") != "" || s.Status().Code() != ptrace.StatusCodeUnset {
 		t.Errorf("would deny: got %s %v %v", s.Name(), s.Status().Code(), s.Attributes().AsRaw())
+	}
+}
+
+func TestConsole(t *testing.T) {
+	clearEnv(t)
+	t.Setenv("OTEL_TRACES_EXPORTER", "console")
+	e, workers, err := newExporter(t.Context(), Options{})
+	if kind := fmt.Sprintf("%T", e); err != nil || kind != "*stdouttrace.Exporter" || workers != 1 {
+		t.Errorf("got %s, %d workers, %v; want the console, by one worker", kind, workers, err)
+	}
+}
+
+// TestMetricsAreSentOnlyWhenAskedFor: many receivers take traces alone.
+func TestMetricsAreSentOnlyWhenAskedFor(t *testing.T) {
+	for _, c := range []struct{ exporter, want string }{{"", ""}, {"none", ""}, {"otlp", "/v1/metrics"}} {
+		clearEnv(t)
+		var mu sync.Mutex
+		var path string
+		s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
+			mu.Lock()
+			defer mu.Unlock()
+			path = q.URL.Path
+		}))
+		t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", s.URL)
+		t.Setenv("OTEL_METRICS_EXPORTER", c.exporter)
+		tel, _ := setup(t, Options{})
+		tel.Ended(ended(1, parent+"00"))
+		shutdown(t, tel)
+		s.Close()
+		if path != c.want {
+			t.Errorf("OTEL_METRICS_EXPORTER=%q: got a request to %q; want %q", c.exporter, path, c.want)
+		}
 	}
 }
