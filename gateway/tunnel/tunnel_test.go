@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -20,7 +21,6 @@ import (
 // join starts a flow to port 443 that has been connected.
 func join(t *testing.T, out *opener, o relay.Options, timeout time.Duration) *world {
 	t.Helper()
-	goleak.VerifyNone(t, goleak.IgnoreCurrent()) // what earlier tests left would be theirs
 	client, door := pair(t)
 	upstream, server := pair(t)
 	w := &world{t: t, out: out, client: client, server: server, ended: make(chan struct{})}
@@ -170,8 +170,7 @@ func TestMalformedHello(t *testing.T) {
 		upstream, server := pair(t)
 		f := &flow.Flow{Port: 8443}
 		client.Write(bad)
-		up, err := sniff.NewConn(upstream), error(nil)
-		if err = Inspect(t.Context(), out, f, sniff.NewConn(door), up, patience); err != nil {
+		if err := Inspect(t.Context(), out, f, sniff.NewConn(door), sniff.NewConn(upstream), patience); err != nil {
 			t.Fatal(err)
 		}
 		if len(out.looks) != 1 || out.looks[0].seen != policy.SeenOpaque {
@@ -259,10 +258,9 @@ func TestCutSaysWhoCutIt(t *testing.T) {
 				out.mu.Lock()
 				cut = out.cut
 				out.mu.Unlock()
-				if cut != nil {
-					cut(c.cause)
-				}
+				runtime.Gosched()
 			}
+			out.cut(c.cause)
 			f := w.wait()
 			if f == nil || f.ClientEnd != c.want || f.ServerEnd != c.want {
 				t.Errorf("recorded %+v, want both ends %q", f, c.want)
