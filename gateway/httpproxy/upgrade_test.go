@@ -175,7 +175,12 @@ func TestServerCloseReachesClient(t *testing.T) {
 // TestManyUpgradesLeaveNothing opens 200 WebSockets, and counts goroutines
 // when they are gone.
 func TestManyUpgradesLeaveNothing(t *testing.T) {
-	g := newGate(map[string]string{"ws.test:80": startServer(t, wsEcho)})
+	server := serveLoop(t, func(_ context.Context, c net.Conn) {
+		c.Read(make([]byte, 4096))
+		io.WriteString(c, "HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+		c.Read(make([]byte, 1)) // a frame, or the client's end
+	})
+	g := newGate(map[string]string{"ws.test:80": server})
 	addr, _ := startDoor(t, g, Options{})
 	before := runtime.NumGoroutine()
 	var wg sync.WaitGroup
