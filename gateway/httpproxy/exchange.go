@@ -34,7 +34,8 @@ type exchange struct {
 
 	in, out atomic.Int64 // body bytes from and to the client
 	started atomic.Bool  // the client has seen a part of the response
-	broken  error        // why the response is not whole
+	broken  error        // why the exchange failed
+	short   bool         // the response broke off behind its head
 }
 
 type exchangeKey struct{}
@@ -63,7 +64,7 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, h *Head, f *fl
 
 	stop()
 	x.end(ctx)
-	if x.broken != nil && x.started.Load() {
+	if x.short {
 		panic(http.ErrAbortHandler) // an end without an end: the client must not take it for the whole
 	}
 }
@@ -87,15 +88,18 @@ func (x *exchange) bounds() {
 	}
 }
 
-// moved counts body bytes.
-func (x *exchange) moved(way *atomic.Int64, n int) {
+// moved counts body bytes. It fails when they are more than may pass.
+func (x *exchange) moved(way *atomic.Int64, n int) error {
 	way.Add(int64(n))
 	if x.idle != nil && n > 0 {
 		x.idle.Reset(x.idleFor)
 	}
 	if x.max > 0 && x.in.Load()+x.out.Load() > x.max {
-		x.cut(&flow.CutError{End: flow.EndLimit})
+		limit := &flow.CutError{End: flow.EndLimit}
+		x.cut(limit)
+		return limit
 	}
+	return nil
 }
 
 // cutClient frees a write to a client that takes nothing, when the flow is
@@ -137,6 +141,10 @@ func (x *exchange) context(ctx context.Context) context.Context {
 // response: goproxy would show the client a bare error.
 func (x *exchange) roundTrip(r *http.Request) *http.Response {
 	resp, err := x.pool.RoundTrip(r)
+	if err == nil && x.fault() != nil {
+		resp.Body.Close() // the server answered to half a request
+		err = x.fault()
+	}
 	if err != nil {
 		return x.failure(r, err)
 	}
@@ -163,14 +171,21 @@ func (x *exchange) clean(resp *http.Response) {
 	}
 }
 
+// fault returns why the request's body was cut short, or nil.
+func (x *exchange) fault() error {
+	if x.guard == nil {
+		return nil
+	}
+	return x.guard.fault()
+}
+
 // failure is the response when there is none.
 func (x *exchange) failure(r *http.Request, err error) *http.Response {
-	if x.guard != nil {
-		if fault := (*HeadError)(nil); errors.As(x.guard.fault(), &fault) {
-			x.broken = fault
-			a := malformed(fault, x.f.ID)
-			return x.response(r, a)
-		}
+	if fault := (*HeadError)(nil); errors.As(x.fault(), &fault) {
+		x.broken = fault
+		a := malformed(fault, x.f.ID)
+		a.header = http.Header{"Connection": {"close"}}
+		return x.response(r, a)
 	}
 	if cut := (*flow.CutError)(nil); errors.As(context.Cause(r.Context()), &cut) {
 		x.broken = cut

@@ -33,6 +33,22 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// A proxy answers while it reads: an origin may answer before it has the
 	// whole body.
 	http.NewResponseController(w).EnableFullDuplex() //nolint:errcheck // HTTP/1 has it
+	s.answer(w, r, v)
+	if r.ContentLength != 0 {
+		// What is left of the body is read here and not by net/http, which in
+		// full duplex would read on the connection twice at once and panic.
+		// The client gets the answer first: it may be waiting for it.
+		http.NewResponseController(w).Flush() //nolint:errcheck // the connection has the error too
+		s.guard.hurry()
+		r.Body.Close() //nolint:errcheck // the guard has the error too
+		if s.guard.fault() != nil {
+			panic(http.ErrAbortHandler) // net/http would look for a request in the pieces
+		}
+	}
+}
+
+// answer answers one request that came through the guard.
+func (s *session) answer(w http.ResponseWriter, r *http.Request, v verdict) {
 	if v.err != nil {
 		s.serveMalformed(w, v.err, r.Header.Get("Accept"))
 		return

@@ -1,0 +1,525 @@
+package httpproxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sluice/gateway/flow"
+	"sluice/policy"
+)
+
+// mirror answers with what it got: the request line, the header in order of
+// names, the body and the trailers.
+var mirror = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain")
+	fmt.Fprintf(w, "%s %s %s host=%s\n", r.Method, r.RequestURI, r.Proto, r.Host)
+	r.Header.Write(w)
+	fmt.Fprintf(w, "body=%s\n", body)
+	r.Trailer.Write(w)
+})
+
+func TestForward(t *testing.T) {
+	g := newGate(map[string]string{"a.test:80": startServer(t, mirror), "a.test:8080": startServer(t, mirror)})
+	addr, _ := startDoor(t, g, Options{Instance: "me"})
+	for name, c := range map[string]struct{ in, want string }{
+		"GET":                    {"GET http://a.test/x?y=1 HTTP/1.1\r\nHost: a.test\r\n\r\n", "GET /x?y=1 HTTP/1.1 host=a.test\nVia: 1.1 sluice-me\r\nbody=\n"},
+		"HTTP/1.0":               {"GET http://a.test/ HTTP/1.0\r\n\r\n", "GET / HTTP/1.1 host=a.test\nVia: 1.0 sluice-me\r\nbody=\n"},
+		"empty path":             {"GET http://a.test HTTP/1.1\r\nHost: a.test\r\n\r\n", "GET / HTTP/1.1 host=a.test\nVia: 1.1 sluice-me\r\nbody=\n"},
+		"path as written":        {"GET http://a.test/a%2Fb|{c}'//d HTTP/1.1\r\nHost: a.test\r\n\r\n", "GET /a%2Fb|{c}'//d HTTP/1.1 host=a.test\nVia: 1.1 sluice-me\r\nbody=\n"},
+		"port":                   {"GET http://a.test:8080/ HTTP/1.1\r\nHost: a.test:8080\r\n\r\n", "GET / HTTP/1.1 host=a.test:8080\nVia: 1.1 sluice-me\r\nbody=\n"},
+		"Content-Length":         {"POST http://a.test/ HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhello", "POST / HTTP/1.1 host=a.test\nContent-Length: 5\r\nVia: 1.1 sluice-me\r\nbody=hello\n"},
+		"chunked":                {"POST http://a.test/ HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n", "POST / HTTP/1.1 host=a.test\nVia: 1.1 sluice-me\r\nbody=hello\n"},
+		"trailer":                {"POST http://a.test/ HTTP/1.1\r\nHost: a.test\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 9\r\n\r\n", "POST / HTTP/1.1 host=a.test\nVia: 1.1 sluice-me\r\nbody=hello\nX-Sum: 9\r\n"},
+		"hop-by-hop":             {"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nConnection: X-Secret, keep-alive\r\nX-Secret: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nProxy-Connection: keep-alive\r\nProxy-Authorization: Basic eDp5\r\n\r\n", "GET / HTTP/1.1 host=a.test\nVia: 1.1 sluice-me\r\nbody=\n"},
+		"h2c":                    {"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n", "GET / HTTP/1.1 host=a.test\nVia: 1.1 sluice-me\r\nbody=\n"},
+		"end-to-end fields stay": {"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nAccept-Encoding: br\r\nUser-Agent: x/1\r\nVia: 1.0 other\r\n\r\n", "GET / HTTP/1.1 host=a.test\nAccept-Encoding: br\r\nUser-Agent: x/1\r\nVia: 1.0 other, 1.1 sluice-me\r\nbody=\n"},
+		"OPTIONS with hops left": {"OPTIONS http://a.test/ HTTP/1.1\r\nHost: a.test\r\nMax-Forwards: 2\r\n\r\n", "OPTIONS / HTTP/1.1 host=a.test\nMax-Forwards: 1\r\nVia: 1.1 sluice-me\r\nbody=\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := dialWire(t, addr)
+			w.send(c.in)
+			resp, body := w.response("GET")
+			if resp.StatusCode != 200 || body != c.want {
+				t.Errorf("%q: got %d %q; want %q", c.in, resp.StatusCode, body, c.want)
+			}
+			if resp.Header.Get("Via") != "1.1 sluice-me" {
+				t.Errorf("Via of the response: %q", resp.Header.Get("Via"))
+			}
+		})
+	}
+}
+
+func TestForwardRefused(t *testing.T) {
+	g := newGate(map[string]string{"a.test:80": startServer(t, mirror), "down.test:80": ""})
+	addr, _ := startDoor(t, g, Options{Instance: "me"})
+	for name, c := range map[string]struct {
+		in     string
+		status int
+		want   string
+	}{
+		"no rule":       {"GET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n", 403, "reason: no_rule"},
+		"other Host":    {"GET http://a.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n", 403, "reason: name_mismatch"},
+		"loop":          {"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nVia: 1.1 SLUICE-me (x)\r\n\r\n", 502, "proxy_loop_detected"},
+		"TRACE":         {"TRACE http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", 405, "reason: request"},
+		"unreachable":   {"GET http://down.test/ HTTP/1.1\r\nHost: down.test\r\n\r\n", 504, "error: connection_timeout"},
+		"denied upload": {"POST http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\nContent-Length: 5\r\n\r\nhello", 403, "reason: no_rule"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := dialWire(t, addr)
+			// The connection must stay in step for the next request.
+			for range 2 {
+				w.send(c.in)
+				resp, body := w.response("GET")
+				if resp.StatusCode != c.status || !strings.Contains(body, c.want) {
+					t.Errorf("%q: got %d %s", c.in, resp.StatusCode, body)
+				}
+			}
+		})
+	}
+}
+
+// TestKeptAliveConnection judges every request of a connection on its own.
+func TestKeptAliveConnection(t *testing.T) {
+	g := newGate(map[string]string{"a.test:80": startServer(t, mirror), "echo.test:7": serveLoop(t, echo)})
+	addr, _ := startDoor(t, g, Options{})
+	const get = "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"
+
+	t.Run("pipelined request to another host", func(t *testing.T) {
+		w := dialWire(t, addr)
+		w.send(get + "GET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n" + get)
+		for i, want := range []int{200, 403, 200} {
+			if resp, body := w.response("GET"); resp.StatusCode != want {
+				t.Errorf("response %d: got %d %s; want %d", i, resp.StatusCode, body, want)
+			}
+		}
+	})
+	t.Run("pipelined malformed request", func(t *testing.T) {
+		w := dialWire(t, addr)
+		w.send(get + "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + get)
+		for i, want := range []int{200, 400} {
+			if resp, body := w.response("GET"); resp.StatusCode != want {
+				t.Errorf("response %d: got %d %s; want %d", i, resp.StatusCode, body, want)
+			}
+		}
+		if _, err := w.r.ReadByte(); err == nil {
+			t.Error("the connection goes on")
+		}
+	})
+	t.Run("pipelined CONNECT with early data", func(t *testing.T) {
+		w := dialWire(t, addr)
+		w.send(get + "CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test\r\n\r\n\xffEARLY")
+		w.response("GET")
+		if resp, _ := w.response(http.MethodConnect); resp.StatusCode != 200 {
+			t.Fatalf("got %d", resp.StatusCode)
+		}
+		w.Conn.(*net.TCPConn).CloseWrite()
+		if got, _ := io.ReadAll(w.r); string(got) != "\xffEARLY" {
+			t.Errorf("got %q", got)
+		}
+	})
+	t.Run("denied after a change of policy", func(t *testing.T) {
+		w := dialWire(t, addr)
+		w.send(get)
+		w.response("GET")
+		g.forbid("a.test:80")
+		w.send(get)
+		if resp, _ := w.response("GET"); resp.StatusCode != 403 {
+			t.Errorf("got %d; want 403", resp.StatusCode)
+		}
+	})
+}
+
+// TestBrokenBodies sends bodies whose framing is off: the server never gets a
+// whole message of them, and nothing behind them is read as a request.
+func TestBrokenBodies(t *testing.T) {
+	var whole atomic.Int32
+	server := startServer(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if _, err := io.ReadAll(r.Body); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		whole.Add(1)
+	}))
+	g := newGate(map[string]string{"a.test:80": server})
+	addr, _ := startDoor(t, g, Options{})
+	for name, body := range map[string]string{
+		"no size":               "\r\nhello\r\n0\r\n\r\n",
+		"size with 0x":          "0x5\r\nhello\r\n0\r\n\r\n",
+		"size with sign":        "+5\r\nhello\r\n0\r\n\r\n",
+		"size with space":       "5 \r\nhello\r\n0\r\n\r\n",
+		"size with underscore":  "1_0\r\nhello\r\n0\r\n\r\n",
+		"size that overflows":   "10000000000000005\r\nhello\r\n0\r\n\r\n",
+		"bare LF after size":    "5\nhello\r\n0\r\n\r\n",
+		"bare CR in size":       "5\rx\r\nhello\r\n0\r\n\r\n",
+		"bare LF after data":    "5\r\nhello\n0\r\n\r\n",
+		"longer than its size":  "3\r\nhello\r\n0\r\n\r\n",
+		"quoted extension":      "5;a=\"\r\n\"\r\nhello\r\n0\r\n\r\n",
+		"bare LF in extension":  "5;a\nb\r\nhello\r\n0\r\n\r\n",
+		"endless extension":     "5;" + strings.Repeat("a", 300) + "\r\nhello\r\n0\r\n\r\n",
+		"framing in trailer":    "5\r\nhello\r\n0\r\nContent-Length: 3\r\n\r\n",
+		"host in trailer":       "5\r\nhello\r\n0\r\nHost: evil.test\r\n\r\n",
+		"folded trailer":        "5\r\nhello\r\n0\r\nX: y\r\n z\r\n\r\n",
+		"trailer without colon": "5\r\nhello\r\n0\r\nX\r\n\r\n",
+		"endless trailer":       "5\r\nhello\r\n0\r\nX: " + strings.Repeat("a", maxTrailer) + "\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := dialWire(t, addr)
+			w.send("POST http://a.test/ HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n" + body +
+				"GET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+			if resp, text := w.response("GET"); resp.StatusCode != 400 {
+				t.Errorf("%q: got %d %s; want 400", body, resp.StatusCode, text)
+			}
+			if _, err := w.r.ReadByte(); err == nil {
+				t.Errorf("%q: the connection goes on", body)
+			}
+		})
+	}
+	if n := whole.Load(); n != 0 || len(g.denials()) != 0 {
+		t.Errorf("the server got %d whole bodies; denials %v", n, g.denials())
+	}
+}
+
+// TestServersThatMisbehave shows what a client gets for a response that is
+// none.
+func TestServersThatMisbehave(t *testing.T) {
+	for name, c := range map[string]struct {
+		say    string
+		status int
+		token  string
+	}{
+		"no HTTP":           {"SSH-2.0-x\r\n\r\n", 502, "http_protocol_error"},
+		"nothing":           {"", 502, "http_response_incomplete"},
+		"two lengths":       {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 502, "http_protocol_error"},
+		"unknown coding":    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nab", 502, "http_protocol_error"},
+		"head too large":    {"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("y", 128<<10) + "\r\n\r\n", 502, "http_response_header_section_size"},
+		"unasked WebSocket": {"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nab", 502, "http_upgrade_failed"},
+		"407":               {"HTTP/1.1 407 X\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n", 502, "http_protocol_error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := serveLoop(t, func(_ context.Context, conn net.Conn) {
+				buf := make([]byte, 4096)
+				conn.Read(buf)
+				io.WriteString(conn, c.say)
+				conn.(*net.TCPConn).CloseWrite()
+				io.Copy(io.Discard, conn)
+			})
+			g := newGate(map[string]string{"a.test:80": server})
+			addr, _ := startDoor(t, g, Options{})
+			w := dialWire(t, addr)
+			w.send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
+			resp, body := w.response("GET")
+			if resp.StatusCode != c.status || !strings.Contains(resp.Header.Get("Proxy-Status"), "error="+c.token) {
+				t.Errorf("got %d %v %s", resp.StatusCode, resp.Header, body)
+			}
+			if resp.Header.Get("Proxy-Authenticate") != "" {
+				t.Error("the server's challenge got through")
+			}
+			waitFor(t, "the record", func() bool { return len(g.ends()) == 1 })
+			if f := g.ends()[0]; f.Status != c.status || f.ErrorCode != c.token || f.Error == "" {
+				t.Errorf("record %+v", f)
+			}
+		})
+	}
+}
+
+// TestCutResponseIsNotWhole: a chunked response that breaks off must not look
+// complete to the client.
+func TestCutResponseIsNotWhole(t *testing.T) {
+	server := serveLoop(t, func(_ context.Context, c net.Conn) {
+		c.Read(make([]byte, 4096))
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nwo")
+	})
+	g := newGate(map[string]string{"a.test:80": server})
+	addr, _ := startDoor(t, g, Options{})
+	w := dialWire(t, addr)
+	w.send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	resp, err := http.ReadResponse(w.r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err := io.ReadAll(resp.Body); err == nil || !strings.HasPrefix("hellowo", string(body)) {
+		t.Errorf("got %q, %v; want an error", body, err)
+	}
+	waitFor(t, "the record", func() bool { return len(g.ends()) == 1 })
+	if f := g.ends()[0]; f.Error == "" || f.ServerEnd != flow.EndError {
+		t.Errorf("record %+v", f)
+	}
+}
+
+func TestResponsesWithoutBody(t *testing.T) {
+	server := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/204":
+			w.WriteHeader(204)
+		case "/304":
+			w.Header().Set("Etag", `"x"`)
+			w.WriteHeader(304)
+		default:
+			w.Header().Set("Content-Length", "1000")
+		}
+	}))
+	g := newGate(map[string]string{"a.test:80": server})
+	addr, _ := startDoor(t, g, Options{})
+	w := dialWire(t, addr)
+	for _, c := range []struct {
+		method, path string
+		status       int
+	}{{"HEAD", "/head", 200}, {"GET", "/204", 204}, {"GET", "/304", 304}, {"HEAD", "/304", 304}, {"HEAD", "/head", 200}} {
+		w.send(c.method + " http://a.test" + c.path + " HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		resp, body := w.response(c.method)
+		if resp.StatusCode != c.status || body != "" || (c.path == "/head") != (resp.ContentLength == 1000) {
+			t.Errorf("%s %s: got %d length %d %q", c.method, c.path, resp.StatusCode, resp.ContentLength, body)
+		}
+		if resp.Header.Get("Content-Type") != "" {
+			t.Errorf("%s %s: a guessed Content-Type", c.method, c.path)
+		}
+	}
+}
+
+// TestStreaming has the server wait for the client to see each piece.
+func TestStreaming(t *testing.T) {
+	step := make(chan struct{})
+	server := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.(http.Flusher).Flush()
+		for range 3 {
+			<-step
+			io.WriteString(w, "piece\n")
+			w.(http.Flusher).Flush()
+		}
+		w.Header().Set(http.TrailerPrefix+"X-Sum", "9")
+	}))
+	g := newGate(map[string]string{"a.test:80": server})
+	addr, _ := startDoor(t, g, Options{})
+	w := dialWire(t, addr)
+	w.send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	resp, err := http.ReadResponse(w.r, nil) // the head alone is there already
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		step <- struct{}{}
+		buf := make([]byte, 6)
+		if _, err := io.ReadFull(resp.Body, buf); string(buf) != "piece\n" {
+			t.Fatalf("got %q, %v", buf, err)
+		}
+	}
+	if rest, err := io.ReadAll(resp.Body); len(rest) > 0 || err != nil || resp.Trailer.Get("X-Sum") != "9" {
+		t.Errorf("got %q, %v, trailer %v", rest, err, resp.Trailer)
+	}
+}
+
+// TestExpectContinue asks first, and is told by the server whether to send.
+func TestExpectContinue(t *testing.T) {
+	server := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/no" {
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+			return
+		}
+		io.Copy(w, r.Body)
+	}))
+	g := newGate(map[string]string{"a.test:80": server})
+	addr, _ := startDoor(t, g, Options{})
+	const head = " HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+	w := dialWire(t, addr)
+	w.send("POST http://a.test/yes" + head)
+	if resp, _ := w.response("POST"); resp.StatusCode != 100 {
+		t.Fatalf("got %d; want 100", resp.StatusCode)
+	}
+	w.send("hello")
+	if resp, body := w.response("POST"); resp.StatusCode != 200 || body != "hello" {
+		t.Errorf("got %d %q", resp.StatusCode, body)
+	}
+	for path, want := range map[string]int{"http://a.test/no": 413, "http://evil.test/": 403} {
+		w := dialWire(t, addr)
+		w.send("POST " + path + strings.Replace(head, "a.test", strings.Split(path, "/")[2], 1))
+		if resp, _ := w.response("POST"); resp.StatusCode != want {
+			t.Errorf("%s: got %d; want %d", path, resp.StatusCode, want)
+		}
+	}
+}
+
+// TestLargeBodies moves 64 MiB each way. They are not kept in memory.
+func TestLargeBodies(t *testing.T) {
+	const size = 64 << 20
+	server := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Length", fmt.Sprint(n))
+		io.CopyN(w, zeros{}, n)
+	}))
+	g := newGate(map[string]string{"a.test:80": server})
+	addr, _ := startDoor(t, g, Options{})
+	w := dialWire(t, addr)
+	w.send(fmt.Sprintf("POST http://a.test/ HTTP/1.1\r\nHost: a.test\r\nContent-Length: %d\r\n\r\n", size))
+	if _, err := io.CopyN(w.Conn, zeros{}, size); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(w.r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, resp.Body); n != size || err != nil {
+		t.Errorf("got %d bytes, %v", n, err)
+	}
+	waitFor(t, "the record", func() bool { return len(g.ends()) == 1 })
+	if f := g.ends()[0]; f.BytesIn != size || f.BytesOut != size || f.Status != 200 || !f.Upstream.IsValid() {
+		t.Errorf("record %+v", f)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestRequestsAreCut(t *testing.T) {
+	hold := make(chan struct{})
+	server := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/body" {
+			io.WriteString(w, "begin")
+			w.(http.Flusher).Flush()
+		}
+		select {
+		case <-hold:
+		case <-r.Context().Done():
+		}
+	}))
+	defer close(hold)
+	for _, path := range []string{"/head", "/body"} {
+		t.Run(path, func(t *testing.T) {
+			g := newGate(map[string]string{"a.test:80": server})
+			addr, _ := startDoor(t, g, Options{})
+			w := dialWire(t, addr)
+			w.send("GET http://a.test" + path + " HTTP/1.1\r\nHost: a.test\r\n\r\n")
+			if path == "/body" {
+				resp, err := http.ReadResponse(w.r, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.ReadFull(resp.Body, make([]byte, 5))
+				g.cutAll(flow.EndPolicy)
+				if _, err := io.ReadAll(resp.Body); err == nil {
+					t.Error("the response looks whole")
+				}
+			} else {
+				waitFor(t, "the request to be live", func() bool { return g.cutAll(flow.EndPolicy) == 1 })
+				if resp, _ := w.response("GET"); resp.StatusCode != 403 {
+					t.Errorf("got %d; want 403", resp.StatusCode)
+				}
+			}
+			waitFor(t, "the record", func() bool { return len(g.ends()) == 1 })
+			if f := g.ends()[0]; f.ClientEnd != flow.EndPolicy {
+				t.Errorf("ended by %q", f.ClientEnd)
+			}
+		})
+	}
+}
+
+// TestPooledConnections: an upstream connection is used again, but never by a
+// request whose rule permits other private addresses, nor after Reset, nor by
+// another client once it carries a login.
+func TestPooledConnections(t *testing.T) {
+	g := newGate(map[string]string{"a.test:80": startServer(t, mirror)})
+	addr, d := startDoor(t, g, Options{})
+	get := func(header string) {
+		t.Helper()
+		w := dialWire(t, addr)
+		w.send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n" + header + "\r\n")
+		if resp, body := w.response("GET"); resp.StatusCode != 200 {
+			t.Fatalf("got %d %s", resp.StatusCode, body)
+		}
+		n := len(g.ends())
+		waitFor(t, "the record", func() bool { return len(g.ends()) >= n })
+		w.Close()
+	}
+	permit := func(cidr string) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.rule = &policy.Rule{Private: []netip.Prefix{netip.MustParsePrefix(cidr)}}
+	}
+	for i, step := range []struct {
+		do   func()
+		want int // connections so far
+	}{
+		{func() { get("") }, 1},
+		{func() { get("") }, 1},
+		{func() { permit("10.0.0.0/8"); get("") }, 2},
+		{func() { permit("10.0.0.0/8"); get("") }, 2},
+		{func() { permit("10.1.0.0/16"); get("") }, 3},
+		{func() { get("Authorization: NTLM TlRMTVNTUAAB\r\n") }, 4},
+		{func() { get("") }, 4},
+		{func() { d.Reset(); get("") }, 5},
+	} {
+		step.do()
+		g.mu.Lock()
+		if g.dials != step.want {
+			t.Errorf("after step %d: %d connections; want %d", i, g.dials, step.want)
+		}
+		g.mu.Unlock()
+	}
+}
+
+func TestLocalHandler(t *testing.T) {
+	local := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "local "+r.URL.Path) })
+	addr, _ := startDoor(t, newGate(nil), Options{Local: local})
+	w := dialWire(t, addr)
+	w.send("GET /proxy.pac HTTP/1.1\r\nHost: proxy.test\r\n\r\n")
+	if resp, body := w.response("GET"); resp.StatusCode != 200 || body != "local /proxy.pac" {
+		t.Errorf("got %d %q", resp.StatusCode, body)
+	}
+}
+
+// TestIdleConnection: a connection between two requests is closed in silence.
+func TestIdleConnection(t *testing.T) {
+	g := newGate(map[string]string{"a.test:80": startServer(t, mirror)})
+	addr, _ := startDoor(t, g, Options{IdleTimeout: 100 * time.Millisecond})
+	w := dialWire(t, addr)
+	w.send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	w.response("GET")
+	if rest, err := io.ReadAll(w.r); len(rest) > 0 || err != nil {
+		t.Errorf("got %q, %v; want the end", rest, err)
+	}
+}
+
+func TestIdleExchangeIsCut(t *testing.T) {
+	hold := make(chan struct{})
+	server := startServer(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-hold }))
+	defer close(hold)
+	g := newGate(map[string]string{"a.test:80": server})
+	g.rule = &policy.Rule{Idle: 100 * time.Millisecond}
+	addr, _ := startDoor(t, g, Options{})
+	w := dialWire(t, addr)
+	w.send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	if resp, body := w.response("GET"); resp.StatusCode != 504 {
+		t.Errorf("got %d %s; want 504", resp.StatusCode, body)
+	}
+}
+
+func TestByteLimit(t *testing.T) {
+	server := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.CopyN(w, zeros{}, 8<<20) }))
+	g := newGate(map[string]string{"a.test:80": server})
+	g.rule = &policy.Rule{MaxBytes: 1 << 20}
+	addr, _ := startDoor(t, g, Options{})
+	w := dialWire(t, addr)
+	w.send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	resp, err := http.ReadResponse(w.r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, resp.Body); err == nil || n > 1<<20 {
+		t.Errorf("got %d bytes, %v", n, err)
+	}
+	waitFor(t, "the record", func() bool { return len(g.ends()) == 1 })
+	if f := g.ends()[0]; f.ClientEnd != flow.EndLimit {
+		t.Errorf("ended by %q", f.ClientEnd)
+	}
+}
