@@ -20,7 +20,7 @@ func scrape(t *testing.T, tel *Telemetry) map[string]*dto.MetricFamily {
 	t.Helper()
 	s := httptest.NewServer(tel.MetricsHandler())
 	defer s.Close()
-	resp, err := http.Get(s.URL)
+	resp, err := s.Client().Get(s.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
