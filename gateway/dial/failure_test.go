@@ -35,9 +35,11 @@ func TestLookupOneFamilyFails(t *testing.T) {
 		w.WriteMsg(m)
 	})
 	r, c := testResolver(t, ResolverOptions{Servers: []string{serveDNS(t, z)}})
-	for _, name := range []string{"servfail.test", "nxdomain.test", "notimp.test", "silent.test"} {
+	for _, name := range []string{"servfail.test", "nxdomain.test", "notimp.test"} {
 		wantAddrs(t, lookup(t, r, name), "127.0.0.1")
 	}
+	r.familyWait = familyWait
+	wantAddrs(t, lookup(t, r, "silent.test"), "127.0.0.1")
 	if a := lookup(t, r, "silent.test"); a.TTL > partialTTL {
 		t.Errorf("got TTL %s for an answer that lacks a family; want at most %s", a.TTL, partialTTL)
 	}
@@ -90,7 +92,7 @@ func TestLookupGivesUp(t *testing.T) {
 	lookupFails(t, r, "a.test", CodeDNSTimeout, "")
 	r, _ = testResolver(t, ResolverOptions{Servers: []string{closedPort(t).String()}})
 	lookupFails(t, r, "a.test", CodeDNSError, "")
-	r, _ = testResolver(t, ResolverOptions{Servers: []string{deadUDP(t), addr}, Timeout: 400 * time.Millisecond})
+	r, _ = testResolver(t, ResolverOptions{Servers: []string{deadUDP(t), addr}, Timeout: 1500 * time.Millisecond})
 	lookupFails(t, r, "refused.test", CodeDNSError, "REFUSED")
 	if n := z.questions("", "refused.test.", "A"); n != 1 {
 		t.Errorf("a server that refused was asked %d times; want once", n)
