@@ -16,8 +16,11 @@ import (
 // past is a deadline that makes a waiting Read return.
 var past = time.Unix(1, 0)
 
-// errSilent says that no side spoke before the idle time-out.
-var errSilent = errors.New("no byte either way")
+// Why a flow may end before anything was said on it.
+var (
+	errSilent = errors.New("no byte either way before the idle time-out")
+	errEnded  = errors.New("a side ended before either spoke")
+)
 
 // Inspect waits until one side of a connected flow speaks, and has the flow
 // judged by what it sees: a ClientHello's server name, another protocol, or a
@@ -110,12 +113,21 @@ func (i *inspection) firstByte(idle time.Duration) error {
 		return context.Cause(i.ctx)
 	case len(i.client.Buffered()) > 0, len(i.server.Buffered()) > 0:
 		return nil
-	case !errors.Is(err, os.ErrDeadlineExceeded):
-		return err // the client's end, and nothing came back
-	case errors.Is(serverErr, os.ErrDeadlineExceeded):
+	}
+	i.f.ClientEnd, i.f.ServerEnd = ownEnd(err), ownEnd(serverErr)
+	if i.f.ClientEnd == "" && i.f.ServerEnd == "" {
 		return errSilent
 	}
-	return nil // the server ended without a word: for the relay to pass on
+	return errEnded
+}
+
+// ownEnd says how a side ended by itself, if it did: a deadline is not its
+// doing.
+func ownEnd(err error) flow.End {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ""
+	}
+	return errorEnd(err)
 }
 
 // deadline sets one read deadline for both sides, and fails if the flow is cut.
@@ -136,7 +148,11 @@ func (i *inspection) judge() error {
 	if err := i.deadline(time.Now().Add(i.timeout)); err != nil {
 		return err
 	}
-	switch i.classify() {
+	kind := i.classify()
+	if i.ctx.Err() != nil {
+		return context.Cause(i.ctx)
+	}
+	switch kind {
 	case sniff.KindTLS:
 		return i.judgeTLS()
 	case sniff.KindHTTP:
@@ -226,13 +242,19 @@ func (i *inspection) fail(err error) {
 		}
 		return
 	}
-	Reset(i.client)
 	switch {
 	case i.ctx.Err() != nil:
+		Reset(i.client) // as relay does: what it got is not the whole
 		i.f.ClientEnd, i.f.ServerEnd = cutEnd(i.ctx), cutEnd(i.ctx)
+	case err == errEnded && i.f.ServerEnd == flow.EndReset:
+		Reset(i.client)
+	case err == errEnded:
+		i.client.Close()
 	case err == errSilent:
+		i.client.Close()
 		i.f.ClientEnd, i.f.ServerEnd = flow.EndIdle, flow.EndIdle
 	default:
+		i.client.Close()
 		if i.f.ClientEnd = errorEnd(err); i.f.ClientEnd == flow.EndError {
 			i.f.Error = err.Error()
 		}
