@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"sluice/gateway/flow"
@@ -83,6 +84,7 @@ type Door struct {
 	via     string // our pseudonym
 	proxy   http.Handler
 	servers *upstreams
+	resets  atomic.Int64
 }
 
 // New makes a Door.
@@ -96,7 +98,10 @@ func New(o Options) *Door {
 
 // Reset closes the idle upstream connections, so that requests after a change
 // of policy are connected anew.
-func (d *Door) Reset() { d.servers.reset() }
+func (d *Door) Reset() {
+	d.resets.Add(1)
+	d.servers.reset()
+}
 
 // limits returns the bounds of one client connection.
 func (d *Door) limits() limits {

@@ -192,6 +192,10 @@ func (x *exchange) failure(r *http.Request, err error) *http.Response {
 		return x.response(r, cutAnswer(cut, x.f))
 	}
 	x.broken = err
+	if r.Context().Err() != nil {
+		x.f.ClientEnd, x.broken = flow.EndReset, errors.New("the client went away before the response")
+		return x.response(r, failed(x.broken, x.f))
+	}
 	if unreachable := (*flow.UnreachableError)(nil); errors.As(err, &unreachable) {
 		a := failed(unreachable, x.f)
 		x.f.ErrorCode = a.Error
@@ -214,7 +218,9 @@ func (x *exchange) respond(r *http.Request, token, detail string) *http.Response
 	return x.response(r, a)
 }
 
-// errorType is the RFC 9209 type of what a transport failed with.
+// errorType is the RFC 9209 type of what a transport failed with. net/http has
+// no error values for most of it, only texts; one that changes is told as
+// connection_terminated.
 func errorType(err error) string {
 	var timeout net.Error
 	switch text := err.Error(); {
@@ -236,7 +242,7 @@ func cutAnswer(cut *flow.CutError, f *flow.Flow) answer {
 	a.line = "The egress gateway cut this request off."
 	switch cut.End {
 	case flow.EndPolicy:
-		a.Status, a.Error, a.Reason = http.StatusForbidden, "http_request_denied", policy.ReasonNoRule
+		a.Status, a.Error = http.StatusForbidden, "http_request_denied"
 		a.Detail = "the policy has changed and no longer allows it"
 	case flow.EndDrain:
 		a.Status, a.Error = http.StatusServiceUnavailable, "proxy_internal_response"

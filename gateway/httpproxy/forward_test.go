@@ -523,3 +523,48 @@ func TestByteLimit(t *testing.T) {
 		t.Errorf("ended by %q", f.ClientEnd)
 	}
 }
+
+func TestClientGoesAway(t *testing.T) {
+	gone := make(chan struct{})
+	server := startServer(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done()
+		close(gone)
+	}))
+	g := newGate(map[string]string{"a.test:80": server})
+	addr, _ := startDoor(t, g, Options{})
+	w := dialWire(t, addr)
+	w.send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	waitFor(t, "the request to be live", func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.dials == 1
+	})
+	w.Close()
+	<-gone
+	waitFor(t, "the record", func() bool { return len(g.ends()) == 1 })
+	if f := g.ends()[0]; f.ClientEnd != flow.EndReset || f.ErrorCode != "" {
+		t.Errorf("record %+v", f)
+	}
+}
+
+// TestGoproxyAloneReachesNothing: a request that did not come through the gate
+// goes nowhere, whatever goproxy would do by itself.
+func TestGoproxyAloneReachesNothing(t *testing.T) {
+	server := startServer(t, mirror)
+	g := newGate(map[string]string{"a.test:80": server})
+	_, d := startDoor(t, g, Options{})
+	bare := startServer(t, d.proxy)
+	for _, head := range []string{
+		"GET http://" + server + "/", "CONNECT " + server, "GET /",
+		"GET ws://" + server + "/", "GET https://" + server + "/",
+	} {
+		w := dialWire(t, bare)
+		w.send(head + " HTTP/1.1\r\nHost: " + server + "\r\n\r\n")
+		if resp, err := http.ReadResponse(w.r, nil); err == nil && resp.StatusCode < 400 {
+			t.Errorf("%s: got %d", head, resp.StatusCode)
+		}
+	}
+	if g.dials != 0 {
+		t.Errorf("%d connections were dialled", g.dials)
+	}
+}

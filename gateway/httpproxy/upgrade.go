@@ -109,7 +109,7 @@ func (x *exchange) join(ctx context.Context, w http.ResponseWriter, resp *http.R
 		x.broken = errors.Join(errors.New("take over the client's connection"), err)
 		return
 	}
-	defer x.guard.Close()
+	x.guard.taken = true
 	client := x.guard.c
 	if x.idle != nil {
 		x.idle.Stop() // from here on the relay counts
