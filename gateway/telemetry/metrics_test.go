@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
