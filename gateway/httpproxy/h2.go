@@ -26,7 +26,7 @@ const maxStreams = 256
 func (d *Door) ServeH2(ctx context.Context, c net.Conn, in flow.Inbound) {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	s := session{door: d, in: in}
+	s := session{door: d, ctx: ctx, in: in}
 	defer s.close()
 	defer func() {
 		c.Close()
