@@ -30,8 +30,8 @@ func (d *Door) ServeH2(ctx context.Context, c net.Conn, in flow.Inbound) {
 	defer s.close()
 	defer func() {
 		c.Close()
-		s.streams.Lock() // net/http2 does not wait for its handlers
-		s.streams.Unlock()
+		s.streams.Lock()   // net/http2 does not wait for its handlers
+		s.streams.Unlock() //nolint:staticcheck // SA2001: to wait is all that is wanted
 	}()
 	srv := http2.Server{
 		MaxConcurrentStreams: maxStreams,
