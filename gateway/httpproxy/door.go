@@ -133,7 +133,7 @@ func (d *Door) Serve(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 
 // serveRequests serves all but CONNECT, by net/http.
 func (d *Door) serveRequests(ctx context.Context, g *guard, in flow.Inbound) {
-	s := session{door: d, in: in, guard: g}
+	s := session{door: d, ctx: ctx, in: in, guard: g}
 	defer s.close()
 	srv := http.Server{
 		Handler:                      &s,

@@ -21,6 +21,7 @@ import (
 // exchange is one admitted request and its response.
 type exchange struct {
 	door     *Door
+	conn     context.Context // of the client's connection
 	f        *flow.Flow
 	admitted flow.Flow // f as it was when it was admitted; never written
 	pool     *http.Transport
@@ -48,7 +49,7 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, h *Head, f *fl
 	ctx, cut := context.WithCancelCause(live)
 	defer cut(nil)
 	x := &exchange{
-		door: d, f: f, admitted: *f, guard: s.guard, accept: h.Get("Accept"), cut: cut,
+		door: d, conn: s.ctx, f: f, admitted: *f, guard: s.guard, accept: h.Get("Accept"), cut: cut,
 		pool: s.upstreams(r).pool(f.Decision.Rule),
 	}
 	x.bounds()
@@ -187,7 +188,7 @@ func (x *exchange) failure(r *http.Request, err error) *http.Response {
 		a.header = http.Header{"Connection": {"close"}}
 		return x.response(r, a)
 	}
-	if cut := (*flow.CutError)(nil); errors.As(context.Cause(r.Context()), &cut) {
+	if cut := x.cutBy(r.Context()); cut != nil {
 		x.broken = cut
 		return x.response(r, cutAnswer(cut, x.f))
 	}
@@ -236,6 +237,18 @@ func errorType(err error) string {
 	return "connection_terminated"
 }
 
+// cutBy says who ended the context of an exchange; nil if that was the client,
+// or nobody.
+func (x *exchange) cutBy(ctx context.Context) *flow.CutError {
+	if cut := (*flow.CutError)(nil); errors.As(context.Cause(ctx), &cut) {
+		return cut
+	}
+	if x.conn.Err() != nil {
+		return &flow.CutError{End: flow.EndDrain}
+	}
+	return nil
+}
+
 // cutAnswer tells a client that waits for a response why there will be none.
 func cutAnswer(cut *flow.CutError, f *flow.Flow) answer {
 	a := failed(cut, f)
@@ -277,7 +290,7 @@ func (x *exchange) end(ctx context.Context) {
 	if x.broken != nil && f.Error == "" {
 		f.Error = x.broken.Error()
 	}
-	if cut := (*flow.CutError)(nil); errors.As(context.Cause(ctx), &cut) {
+	if cut := x.cutBy(ctx); cut != nil {
 		f.ClientEnd, f.ServerEnd = cut.End, cut.End
 	}
 	x.door.o.Out.Done(f)

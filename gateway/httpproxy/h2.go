@@ -26,12 +26,12 @@ const maxStreams = 256
 func (d *Door) ServeH2(ctx context.Context, c net.Conn, in flow.Inbound) {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	s := session{door: d, in: in}
+	s := session{door: d, ctx: ctx, in: in}
 	defer s.close()
 	defer func() {
 		c.Close()
-		s.streams.Lock() // net/http2 does not wait for its handlers
-		s.streams.Unlock()
+		s.streams.Lock()   // net/http2 does not wait for its handlers
+		s.streams.Unlock() //nolint:staticcheck // SA2001: to wait is all that is wanted
 	}()
 	srv := http2.Server{
 		MaxConcurrentStreams: maxStreams,

@@ -1,6 +1,7 @@
 package httpproxy
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 // session is what the requests of one client connection have in common.
 type session struct {
 	door  *Door
+	ctx   context.Context // of the connection
 	in    flow.Inbound
 	guard *guard // nil in HTTP/2
 
