@@ -35,8 +35,11 @@ type exchange struct {
 
 	in, out atomic.Int64 // body bytes from and to the client
 	started atomic.Bool  // the client has seen a part of the response
-	broken  error        // why the exchange failed
-	short   bool         // the response broke off behind its head
+	// answering: the response is the gateway's own, and must reach the client
+	// though the flow was cut.
+	answering atomic.Bool
+	broken    error // why the exchange failed
+	short     bool  // the response broke off behind its head
 }
 
 type exchangeKey struct{}
@@ -110,7 +113,9 @@ func (x *exchange) cutClient(ctx context.Context, w http.ResponseWriter) (stop f
 	control := http.NewResponseController(w)
 	unhook := context.AfterFunc(ctx, func() {
 		defer close(done)
-		if x.started.Load() {
+		// The context also ends with the client's own bytes, when they break off
+		// or are malformed; the answer to that must not be stopped.
+		if x.started.Load() && !x.answering.Load() && x.cutBy(ctx) != nil {
 			control.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // then it ends by itself
 		}
 	})
@@ -269,6 +274,7 @@ func cutAnswer(cut *flow.CutError, f *flow.Flow) answer {
 
 // response makes a response of an answer.
 func (x *exchange) response(r *http.Request, a answer) *http.Response {
+	x.answering.Store(true)
 	header, body := a.fields(x.accept)
 	x.f.Status = a.Status
 	return &http.Response{
