@@ -84,7 +84,9 @@ func renderExplanation(w io.Writer, ex *policy.Explanation, q *policy.Query) {
 	} else {
 		fmt.Fprintf(w, "%s port %d: %s\n", host, q.Port, verdict)
 	}
-	row := func(name, format string, args ...any) { fmt.Fprintf(w, "  %-9s %s\n", name, fmt.Sprintf(format, args...)) }
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "  %-9s %s\n", name, fmt.Sprintf(format, args...))
+	}
 	if ex.Reason != "" {
 		row("reason", "%s", ex.Reason)
 	}
