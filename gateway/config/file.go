@@ -114,7 +114,13 @@ type Log struct {
 	Flows  string `mapstructure:"flows"`  // which records the log repeats
 }
 
-// Default returns the values of the keys that a file leaves out.
+// defaultListeners are those of a file that names none.
+func defaultListeners() []Listener {
+	return []Listener{{Name: "proxy", Address: "127.0.0.1:3128", Doors: []string{"connect", "http", "socks5"}}}
+}
+
+// Default returns the values of the keys that a file leaves out, but for the
+// listeners: a decoder would mix a list into another.
 func Default() File {
 	return File{
 		Version:  1,

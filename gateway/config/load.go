@@ -128,7 +128,11 @@ func (l *Loaded) decode(in Input) error {
 		v.Set(strings.ReplaceAll(path, ".", "::"), value)
 	}
 	l.File = Default()
-	return v.UnmarshalExact(&l.File, viper.DecodeHook(decodeHook), func(c *mapstructure.DecoderConfig) { c.WeaklyTypedInput = false })
+	err = v.UnmarshalExact(&l.File, viper.DecodeHook(decodeHook), func(c *mapstructure.DecoderConfig) { c.WeaklyTypedInput = false })
+	if l.File.Listeners == nil {
+		l.File.Listeners = defaultListeners()
+	}
+	return err
 }
 
 // plain turns a checked node into maps, lists and scalars. Texts stay as they

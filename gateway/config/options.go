@@ -199,7 +199,7 @@ func (b *builder) resolver() dial.ResolverOptions {
 		path := fmt.Sprintf("resolver.hosts[%d]", i)
 		host := dial.Host{Name: h.Name}
 		if _, err := policy.ParseName(h.Name); err != nil {
-			b.fail(path+".name", "%v", err)
+			b.fail(path+".name", "%q %v", h.Name, err)
 		}
 		if len(h.Addresses) == 0 {
 			b.fail(path+".addresses", "no addresses")

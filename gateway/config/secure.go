@@ -81,7 +81,7 @@ func (b *builder) admin() gateway.Admin {
 		o.Token = strings.TrimSpace(string(token))
 		switch {
 		case err != nil:
-			b.fail("admin.token_file", "%v", err)
+			b.fail("admin.token_file", "%s: %s", a.TokenFile, notReadable(err))
 		case len(o.Token) < 16:
 			b.fail("admin.token_file", "%s holds fewer than 16 characters; make one with `openssl rand -hex 24`", a.TokenFile)
 		}

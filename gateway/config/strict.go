@@ -47,9 +47,9 @@ type document struct {
 	nodes int // looked at so far
 }
 
-// maxNodes bounds what aliases blow a file up to. A file without them has
-// fewer: each takes two bytes at least.
-const maxNodes = maxFile / 2
+// maxNodes bounds the values of a file, and what aliases blow it up to. Names
+// fill maxFile with fewer.
+const maxNodes = 2_000_000
 
 // maxErrors bounds what is said of one file.
 const maxErrors = 100
@@ -64,13 +64,13 @@ func parseStrict(file string, data []byte, shape any) (*document, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, &Error{File: file, Msg: "the file is empty; see config.example.yaml for every key"}
 		}
-		return nil, yamlError(file, err)
+		return nil, yamlError(file, data, err)
 	}
 	switch err := dec.Decode(&second); {
 	case err == nil:
 		return nil, &Error{File: file, Line: second.Line, Msg: "a second YAML document would be ignored; put everything in one"}
 	case !errors.Is(err, io.EOF):
-		return nil, yamlError(file, err)
+		return nil, yamlError(file, data, err)
 	}
 	if root.Kind != yaml.DocumentNode || len(root.Content) != 1 || root.Content[0].Kind != yaml.MappingNode {
 		return nil, &Error{File: file, Line: root.Line, Msg: "the file must be a map of keys such as `version: 1`; see config.example.yaml"}
@@ -78,7 +78,7 @@ func parseStrict(file string, data []byte, shape any) (*document, error) {
 	d.root = root.Content[0]
 	d.walk(d.root, reflect.TypeOf(shape), "")
 	if d.nodes > maxNodes {
-		return nil, &Error{File: file, Msg: "its aliases (*) stand for too much; write the values out"}
+		return nil, &Error{File: file, Msg: fmt.Sprintf("has more than %d values, those of aliases (*) counted each time", maxNodes)}
 	}
 	if more := len(d.errs) - maxErrors; more > 0 {
 		d.errs = append(d.errs[:maxErrors], &Error{File: file, Msg: fmt.Sprintf("and %d errors more", more)})
@@ -99,13 +99,24 @@ func isNull(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && n.Tag == "!!null" && slices.Contains([]string{"", "~", "null", "Null", "NULL"}, n.Value)
 }
 
-func yamlError(file string, err error) error {
+// yamlError says where a file is not YAML, and names the two usual causes.
+func yamlError(file string, data []byte, err error) error {
 	var line int
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
 	if n, _ := fmt.Sscanf(msg, "line %d:", &line); n == 1 {
 		_, msg, _ = strings.Cut(msg, ": ")
 	}
-	return &Error{File: file, Line: line, Msg: "not valid YAML: " + msg}
+	e := &Error{File: file, Line: line, Msg: "not valid YAML: " + msg}
+	if lines := bytes.Split(data, []byte("\n")); line > 0 && line <= len(lines) {
+		text := bytes.TrimLeft(lines[line-1], " -")
+		switch {
+		case bytes.HasPrefix(text, []byte("\t")):
+			e.Msg += "; indent with spaces, not tabs"
+		case bytes.HasPrefix(text, []byte("*")):
+			e.Msg += fmt.Sprintf("; a pattern that begins with * needs quotes: %q", bytes.TrimSpace(text))
+		}
+	}
+	return e
 }
 
 func (d *document) fail(n *yaml.Node, path, format string, args ...any) {
