@@ -177,6 +177,11 @@ func greet(w io.Writer, o gateway.Options, bound []gateway.Bound) {
 		}
 		fmt.Fprintf(w, "  listen  %-10s %s  (%s%s)\n", b.Name, b.Address, strings.Join(words, ", "), secure)
 	}
+	for _, b := range bound {
+		if b.Trust != "" {
+			fmt.Fprintf(w, "  trust   %s  (clients of %s need it)\n", b.Trust, b.Name)
+		}
+	}
 	p := o.Policy
 	fmt.Fprintf(w, "  policy  %s, %s: %d patterns in %d rules, revision %s\n", o.Loaded, p.Mode(), p.Patterns(), len(p.Rules()), p.Revision())
 	if o.Journal != nil {
