@@ -314,6 +314,9 @@ func (c *conn) echo(msg string) {
 	}
 }
 
+// CloseWrite ends the client's half.
+func (c *conn) CloseWrite() { c.Conn.(*net.TCPConn).CloseWrite() }
+
 // over wants the connection to be at its end.
 func (c *conn) over() {
 	c.t.Helper()
