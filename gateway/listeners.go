@@ -56,6 +56,7 @@ func (g *Gateway) openOne(ctx context.Context, f *front) error {
 	l, err := listen.Listen(ctx, listen.Options{
 		Name: f.opt.Name, Address: f.opt.Address, Logger: g.log,
 		MaxConns: g.opt.Limits.Connections, MaxPerClient: g.opt.Limits.ConnectionsPerClient,
+		Refused: f.overLimit,
 	})
 	if err != nil {
 		return err
