@@ -4,6 +4,7 @@ package main
 
 import (
 	"os"
+	_ "time/tzdata" // time windows of rules name zones; a container may have no list of them
 
 	"sluice/gateway/cli"
 )

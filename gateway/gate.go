@@ -41,8 +41,9 @@ func query(f *flow.Flow, now time.Time) policy.Query {
 
 // Admit implements flow.Opener.
 func (g *gate) Admit(ctx context.Context, f *flow.Flow) error {
+	p := g.policy.Load()
 	q := query(f, g.now())
-	f.Decision = g.policy.Load().Decide(&q)
+	f.Decision = p.Decide(&q)
 	if !f.Decision.Allow {
 		return g.deny(f)
 	}
@@ -53,7 +54,12 @@ func (g *gate) Admit(ctx context.Context, f *flow.Flow) error {
 			g.keep.decision(f)
 			return g.unreachable(f, err)
 		}
-		addrs, f.Aliases = answer.Addrs, answer.Aliases
+		f.Aliases = answer.Aliases
+		var denied policy.Decision
+		if addrs, denied = reachable(p, &q, answer.Addrs); len(addrs) == 0 {
+			f.Decision = denied
+			return g.deny(f)
+		}
 	}
 	ok, refused := g.guard.Filter(addrs, f.Port, permitted(&f.Decision))
 	if len(ok) == 0 {
@@ -65,6 +71,27 @@ func (g *gate) Admit(ctx context.Context, f *flow.Flow) error {
 	}
 	f.Stage = flow.Admitted
 	return nil
+}
+
+// reachable returns the addresses of an answer that no deny rule names. If
+// none is left, it returns the decision that says so.
+func reachable(p *policy.Policy, q *policy.Query, answer []netip.Addr) (left []netip.Addr, denied policy.Decision) {
+	for i, a := range answer {
+		d, blocked := p.DecideAddr(q, a)
+		switch {
+		case blocked:
+			if left == nil {
+				left = append(make([]netip.Addr, 0, len(answer)), answer[:i]...) // the answer is shared
+			}
+			denied = d
+		case left != nil:
+			left = append(left, a)
+		}
+	}
+	if left == nil {
+		return answer, denied
+	}
+	return left, denied
 }
 
 // permitted returns the private ranges that a decision opens: those its rule
@@ -184,6 +211,10 @@ func (g *gate) rejudge(f *flow.Flow, now time.Time) (d policy.Decision, flipped 
 		}
 	}
 	if f.Upstream.IsValid() {
+		q.Host = f.Host
+		if byAddr, blocked := p.DecideAddr(&q, f.Upstream.Addr()); blocked {
+			return byAddr, true
+		}
 		if err := g.guard.Check(f.Upstream, permitted(&d)); err != nil {
 			d.Allow, d.WouldDeny = false, false
 			d.Reason, d.Detail = policy.ReasonForbiddenAddress, err.Error()

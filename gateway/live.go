@@ -31,7 +31,7 @@ type liveFlow struct {
 	mu    sync.Mutex
 	facts flow.Flow
 	cut   context.CancelCauseFunc
-	over  atomic.Bool // cut already
+	over  atomic.Bool // ended, or cut already: there is nothing left to judge
 }
 
 // Live implements flow.Opener.
@@ -56,6 +56,7 @@ func (g *gate) Live(ctx context.Context, f *flow.Flow) (context.Context, func())
 	var once sync.Once
 	return live, func() {
 		once.Do(func() {
+			lf.over.Store(true)
 			shard.Lock()
 			delete(shard.flows, f.ID)
 			shard.Unlock()

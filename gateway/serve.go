@@ -75,6 +75,9 @@ func (f *front) serveTLS(ctx context.Context, c net.Conn, in flow.Inbound) {
 
 // pick reads as little as it takes to know what is spoken.
 func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
+	// A client that has said nothing yet must not hold up a stop.
+	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	kind := sniff.KindNeedMore
 	for n := 1; kind == sniff.KindNeedMore; n = len(c.Buffered()) + 1 {
 		_, err := c.Peek(n)
@@ -84,6 +87,7 @@ func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 			return
 		}
 	}
+	stop() // from here on the door watches ctx
 	c.SetDeadline(time.Time{})
 	switch {
 	case kind == sniff.KindTLS && f.doors.tls != nil:

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -45,9 +46,11 @@ func newAddrSet(prefixes []netip.Prefix) addrSet {
 	for _, p := range prefixes {
 		set = append(set, addrRange{p.Addr(), lastAddr(p)})
 	}
-	slices.SortFunc(set, func(a, b addrRange) int { return a.first.Compare(b.first) })
+	slices.SortFunc(set, func(a, b addrRange) int {
+		return cmp.Or(a.first.Compare(b.first), b.last.Compare(a.last))
+	})
 	// Prefixes nest or are apart: one that starts inside the range before it
-	// ends inside it too.
+	// ends inside it too, as of those with one start the widest comes first.
 	out := set[:0]
 	for _, r := range set {
 		if n := len(out); n > 0 && out[n-1].last.Compare(r.first) >= 0 {

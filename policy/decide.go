@@ -67,6 +67,26 @@ func (p *Policy) Decide(q *Query) Decision {
 	return d
 }
 
+// DecideAddr asks the deny rules about an address that the name in q resolved
+// to: a range that is denied is not reached by way of a name either. It reports
+// false if no rule blocks the address; allow rules have no say, and no part in
+// it.
+func (p *Policy) DecideAddr(q *Query, a netip.Addr) (Decision, bool) {
+	j := judge{query: q, address: true}
+	p.addrs.walk(a.Unmap().WithZone(""), func(e *entry) {
+		if e.rule.Deny {
+			j.see(e)
+		}
+	})
+	if j.deny == nil {
+		return Decision{}, false
+	}
+	d := Decision{Revision: p.revision, Addr: a}
+	d.Host, _ = ParseName(q.Host)
+	j.settle(&d)
+	return d, true
+}
+
 // normalise finds the name or the address that a query is about, or says what
 // is wrong with it.
 func normalise(q *Query, host *string, addr *netip.Addr) (Reason, string) {

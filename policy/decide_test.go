@@ -121,21 +121,28 @@ var world = Spec{
 func TestDecide(t *testing.T) {
 	for question, want := range map[string]string{
 		// Names.
-		"a.b.tokbox.com":                   "allow allow",
-		"A.B.TokBox.Com.":                  "allow allow",
-		"tokbox.com":                       "deny no_rule: no rule names this host",
-		"supportsquare.io udp":             "allow allow",
-		"x.one.example.org":                "allow one",
-		"x.y.one.example.org":              "deny no_rule: no rule names this host",
-		"one.example.org":                  "deny no_rule: no rule names this host",
-		"telemetry.tokbox.com":             "deny deny deny_rule: the deny list denies it",
-		"telemetry.tokbox.com :9 udp":      "deny deny deny_rule: the deny list denies it",
-		"a..tokbox.com":                    "deny malformed_name: the host has an empty label",
-		"a.tokbox.com:443":                 "deny malformed_name: the host has a colon but is no IPv6 address; the port is not part of the name",
-		"tökbox.com":                       "deny malformed_name: the host has characters outside ASCII; names arrive as A-labels (xn--)",
-		"-":                                "deny malformed_name: the client gave neither a name nor an address",
-		"- seen=tls_no_name":               "deny no_name: the client sent no server name, and no rule names the address",
-		"a.tokbox.com seen=nothing :0 any": "allow allow",
+		"a.b.tokbox.com":              "allow allow",
+		"A.B.TokBox.Com.":             "allow allow",
+		"tokbox.com":                  "deny no_rule: no rule names this host",
+		"supportsquare.io udp":        "allow allow",
+		"x.one.example.org":           "allow one",
+		"x.y.one.example.org":         "deny no_rule: no rule names this host",
+		"one.example.org":             "deny no_rule: no rule names this host",
+		"telemetry.tokbox.com":        "deny deny deny_rule: the deny list denies it",
+		"telemetry.tokbox.com :9 udp": "deny deny deny_rule: the deny list denies it",
+		"a..tokbox.com":               "deny malformed_name: the host has an empty label",
+		"a.tokbox.com:443":            "deny malformed_name: the host has a colon but is no IPv6 address; the port is not part of the name",
+		"tökbox.com":                  "deny malformed_name: the host has characters outside ASCII; names arrive as A-labels (xn--)",
+		"-":                           "deny malformed_name: the client gave neither a name nor an address",
+		"- seen=tls_no_name":          "deny no_name: the client sent no server name, and no rule names the address",
+		// A question before a port is known, as DNS asks.
+		"a.tokbox.com seen=nothing :0 any":     "allow allow",
+		"turn.example.org seen=nothing :0 any": "allow turn",
+		"turn.example.org seen=nothing :0 udp": "allow turn",
+		"turn.example.org seen=nothing :0":     `deny protocol: rule "turn" names it for UDP only`,
+		"telemetry.tokbox.com :0 any":          "deny deny deny_rule: the deny list denies it",
+		"nowhere.example.com :0 any":           "deny no_rule: no rule names this host",
+		"turn.example.org :3478 any seen=stun": `deny protocol: rule "turn" names it for UDP only`,
 
 		// Addresses.
 		"192.0.2.7 seen=tls_no_name":        "allow turns",
@@ -310,6 +317,17 @@ func TestADenyRuleOnTrialLeavesTheGrant(t *testing.T) {
 	d := p.Decide(https("wiki.corp.example.org"))
 	if !d.Allow || !d.WouldDeny || d.Rule.Name != "maybe" || d.Grant == nil || len(d.Grant.Private) != 1 {
 		t.Errorf("%s, grant %+v", answer(d), d.Grant)
+	}
+}
+
+func TestADeniedRangeIsDeniedToNamesThatResolveToIt(t *testing.T) {
+	p := compile(t, world)
+	q := ask(t, "a.tokbox.com")
+	for addr, want := range map[string]bool{"198.51.100.66": true, "::ffff:198.51.100.66": true, "198.51.100.67": false, "203.0.113.1": false} {
+		d, denied := p.DecideAddr(q, netip.MustParseAddr(addr))
+		if denied != want || denied && (d.Allow || d.Reason != ReasonDenyRule || d.Rule.Name != "hole" || d.Host != "a.tokbox.com") {
+			t.Errorf("%s: denied %v, %s", addr, denied, answer(d))
+		}
 	}
 }
 

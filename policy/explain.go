@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,6 +23,7 @@ type Explanation struct {
 	Revision  string     `json:"policy_revision"`
 	Named     []NamedBy  `json:"named_by"`              // every rule that names the destination; deny rules first, then the most specific
 	Next      *time.Time `json:"next_change,omitempty"` // when one of them comes into force or goes out of it
+	Hint      string     `json:"hint,omitempty"`        // a pattern that the name just misses, and what to write
 }
 
 // NamedBy is one rule that names the destination, and how far it went along.
@@ -70,6 +73,9 @@ func (p *Policy) Explain(q *Query) Explanation {
 			x.Next = &t
 		}
 	})
+	if d.Reason == ReasonNoRule && d.Rule == nil {
+		x.Hint = p.names.hint(d.Host)
+	}
 	slices.SortStableFunc(x.Named, func(a, b NamedBy) int {
 		if (a.Action == "deny") != (b.Action == "deny") {
 			if a.Action == "deny" {
@@ -96,6 +102,29 @@ func (e *entry) named(q *Query, address bool) NamedBy {
 		n.Reason, n.Detail = stageReasons[at], r.detail[at]
 	}
 	return n
+}
+
+// hint looks for the two mistakes that allow lists are made with: to expect
+// *.b to cover b, and b to cover its subdomains.
+func (x nameIndex) hint(name string) string {
+	var buf [maxName + 2]byte
+	hint := ""
+	x.root.WalkPath(string(reverse(&buf, name)), func(key string, value any) bool {
+		n := value.(*node)
+		apex := len(key) == len(name)+1
+		for _, e := range n.below {
+			if apex && !e.rule.Deny {
+				hint = fmt.Sprintf("%s is for subdomains only; write .%s to include %s itself", e.text, name, name)
+			}
+		}
+		for _, e := range n.at {
+			if !apex && !e.rule.Deny {
+				hint = fmt.Sprintf("%s is for that name only; write .%s to include its subdomains", e.text, strings.TrimPrefix(e.text, "."))
+			}
+		}
+		return false
+	})
+	return hint
 }
 
 // words says what an entry names.

@@ -121,3 +121,18 @@ func TestWordsOfRecords(t *testing.T) {
 		}
 	}
 }
+
+func TestExplainHints(t *testing.T) {
+	p := compile(t, world)
+	for host, want := range map[string]string{
+		"tokbox.com":           "*.tokbox.com is for subdomains only; write .tokbox.com to include tokbox.com itself",
+		"www.skinapi.soti.net": "skinapi.soti.net is for that name only; write .skinapi.soti.net to include its subdomains",
+		"soti.net":             "",
+		"bad.example.org":      "",
+		"a.tokbox.com":         "",
+	} {
+		if got := p.Explain(https(host)).Hint; got != want {
+			t.Errorf("%s: hint %q, want %q", host, got, want)
+		}
+	}
+}

@@ -135,6 +135,16 @@ func (s *scope) how(r *Rule, to ToSpec) how {
 			s.warn("", KindPorts, list(r.Apps)+" is rarely on port 443, the default", "write ports: ["+port+"]")
 		}
 	}
+	s.requests(to)
+	h.methods, h.paths = to.Methods, to.Paths
+	if len(h.methods)+len(h.paths) > 0 && !r.Deny && !http && r.Inspect != InspectAlways {
+		s.fail("to", "methods and paths can not be seen inside TLS", "add app: http for plain HTTP, or inspect: always")
+	}
+	return h
+}
+
+// requests checks the methods and paths of a rule.
+func (s *scope) requests(to ToSpec) {
 	for i, m := range to.Methods {
 		if m == "" || strings.ToUpper(m) != m || strings.ContainsAny(m, " \t*/") {
 			s.fail(fmt.Sprintf("to.methods[%d]", i), fmt.Sprintf("%q is no method", m), "write it in capitals, such as GET")
@@ -151,11 +161,6 @@ func (s *scope) how(r *Rule, to ToSpec) how {
 			s.fail(at, fmt.Sprintf("path %q can be read in more than one way", p), "write it without dot or empty segments and without needless percent-encoding")
 		}
 	}
-	h.methods, h.paths = to.Methods, to.Paths
-	if len(h.methods)+len(h.paths) > 0 && !r.Deny && !http && r.Inspect != InspectAlways {
-		s.fail("to", "methods and paths can not be seen inside TLS", "add app: http for plain HTTP, or inspect: always")
-	}
-	return h
 }
 
 // usualPort is where the first of some apps lives, if none of them speaks TLS

@@ -12,7 +12,7 @@ type entry struct {
 	rule *Rule
 	text string // the pattern in normal form
 	line int32
-	seq  int32  // order of the patterns as written
+	seq  int32  // its place in compiler.items
 	rank uint32 // of an allow entry: the highest that matches decides
 }
 

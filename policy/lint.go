@@ -38,7 +38,7 @@ func (c *compiler) lint() {
 	slices.SortStableFunc(c.warnings, func(a, b Warning) int {
 		return cmp.Or(strings.Compare(a.Pos.File, b.Pos.File), a.Pos.Line-b.Pos.Line)
 	})
-	c.p.warnings = c.warnings
+	c.p.warnings = slices.Compact(c.warnings) // a service with many rules is one thing to say
 }
 
 func (c *compiler) lintRule(r *Rule) {
@@ -119,13 +119,9 @@ func lineOf(e *entry, from Position) string {
 func (c *compiler) coveredBy(it *item) (by *entry, deny bool) {
 	r := it.entry.rule
 	c.p.names.candidates(it.pattern, func(e *entry) {
-		p, err := ParsePattern(e.text)
-		if err != nil || deny {
-			return
-		}
-		p.one = e.rule.one && p.lead != exact
+		p := c.items[e.seq].pattern
 		switch {
-		case !p.covers(it.pattern):
+		case deny || !p.covers(it.pattern):
 		case e.rule.Deny && !r.Deny && e.rule.blocks && e.rule.always():
 			by, deny = e, true
 		case e.rule.Deny != r.Deny || e.rule.key != r.key || !outlives(e.rule, r):

@@ -63,7 +63,11 @@ func ParsePattern(s string) (Pattern, error) {
 	if err := checkStars(s, rest, p.lead); err != nil {
 		return Pattern{}, err
 	}
-	if _, err := ParseName(strings.ReplaceAll(rest, "*", "x")); err != nil {
+	_, err := ParseName(strings.ReplaceAll(rest, "*", "x"))
+	if strings.HasSuffix(rest, ".") {
+		err = errLabel // a second trailing dot
+	}
+	if err != nil {
 		return Pattern{}, &patternError{fmt.Sprintf("%q %v", s, err), "write a host name such as www.example.com or *.example.com"}
 	}
 	p.fixed = rest

@@ -59,6 +59,7 @@ func TestPatternsThatAreRefused(t *testing.T) {
 		"10.0.0.0/8":            `"10.0.0.0/8" is an address range, not a name; write a rule with to: {cidrs: [10.0.0.0/8]}`,
 		"127.1":                 `"127.1" is an address in a non-standard spelling; write a rule with to: {cidrs: [...]} and the address in its usual form`,
 		"a..example":            `"a..example" has an empty label; write a host name such as www.example.com or *.example.com`,
+		"a.example..":           `"a.example.." has an empty label; write a host name such as www.example.com or *.example.com`,
 		"a b.example":           `"a b.example" has a character that is not a letter, digit, hyphen or underscore; write a host name such as www.example.com or *.example.com`,
 		strings.Repeat("a", 64): `"` + strings.Repeat("a", 64) + `" has a label of more than 63 characters; write a host name such as www.example.com or *.example.com`,
 	} {

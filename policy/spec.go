@@ -19,7 +19,10 @@ type ServiceRef struct {
 	Parts  []string          `mapstructure:"parts"`  // optional parts to open too
 }
 
-// RuleSpec is one rule as written.
+// RuleSpec is one rule as written. A mode of its own makes a rule a trial
+// (report: an allow rule lets the flow out marked, a deny rule only marks it),
+// or lets a deny rule block under every mode (enforce). Under the policy's mode
+// open a deny rule blocks all the same, as it is explicit.
 type RuleSpec struct {
 	Name        string       `mapstructure:"name"`         // in records and messages
 	Owner       string       `mapstructure:"owner"`        // whom to ask about the rule
@@ -55,16 +58,19 @@ type FromSpec struct {
 // ToSpec says which destinations a rule is for, and how they may be spoken to.
 type ToSpec struct {
 	Hosts    []string     `mapstructure:"hosts"`    // names and patterns
-	CIDRs    []string     `mapstructure:"cidrs"`    // destinations asked for by address
+	CIDRs    []string     `mapstructure:"cidrs"`    // destinations asked for by address; for deny also what names resolve to
 	Services []ServiceRef `mapstructure:"services"` // of the built-in catalog, with their own ports and apps
-	Any      bool         `mapstructure:"any"`      // every destination
+	Any      bool         `mapstructure:"any"`      // every destination; in mode report or open, every port, protocol and app of it too unless given
 	Depth    int          `mapstructure:"depth"`    // 1: a leading *. is exactly one label; 0: any number
-	Protocol string       `mapstructure:"protocol"` // tcp (default) | udp | any
-	Ports    []PortRange  `mapstructure:"ports"`    // default: 443 for allow, every port for deny
-	Apps     []string     `mapstructure:"app"`      // one or more of the words of Apps
+	Protocol string       `mapstructure:"protocol"` // tcp (default, but udp if every app is UDP only) | udp | any
+	Ports    []PortRange  `mapstructure:"ports"`    // default: 443 for allow, 80 if every app is plain HTTP; every port for deny
+	Apps     OneOrMore    `mapstructure:"app"`      // one or more of the words of Apps
 	Methods  []string     `mapstructure:"methods"`  // of HTTP requests in clear, such as GET
 	Paths    []string     `mapstructure:"paths"`    // exact, or a prefix that ends in *
 }
+
+// OneOrMore is a list of words that may be written as the one word it holds.
+type OneOrMore []string
 
 // PortRange is one port or a range, as written: "443" or "5228-5230".
 type PortRange string

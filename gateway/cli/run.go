@@ -19,6 +19,7 @@ import (
 	"sluice/gateway"
 	"sluice/gateway/config"
 	"sluice/gateway/flow"
+	"sluice/policy"
 )
 
 func runCommand(env *Env) *cobra.Command {
@@ -89,7 +90,11 @@ func runGateway(ctx context.Context, env *Env, flags *configFlags, quiet bool) e
 	opts.Version = version()
 	opts.Load = config.Reloader(in, loaded)
 	for _, w := range opts.Policy.Warnings() {
-		log.Warn("policy", "warning", w.String())
+		level := slog.LevelWarn
+		if w.Kind == policy.KindMultiTenant {
+			level = slog.LevelInfo // worth knowing, and nothing to mend
+		}
+		log.Log(ctx, level, "policy", "warning", w.String())
 	}
 	opts.Opened = func(bound []gateway.Bound) {
 		if !quiet {

@@ -183,6 +183,8 @@ func decodeHook(from, to reflect.Type, data any) (any, error) {
 		return ParseByteSize(s)
 	case serviceRefType:
 		return policy.ServiceRef{Name: s}, nil
+	case oneOrMoreType:
+		return policy.OneOrMore{s}, nil
 	}
 	return data, nil
 }

@@ -35,7 +35,6 @@ var policyWords = map[string][]string{
 	"RuleSpec.action":  {"allow", "deny"},
 	"RuleSpec.inspect": {"never", "always"},
 	"ToSpec.protocol":  {"tcp", "udp", "any"},
-	"ToSpec.app":       policy.Apps(),
 }
 
 // optional are the keys of which "" is a value too.
@@ -79,6 +78,12 @@ func special(t reflect.Type) *reflector.Schema {
 		return &reflector.Schema{OneOf: []*reflector.Schema{{Type: "string", Pattern: byteSizeForm}, {Type: "integer", Minimum: "0"}}}
 	case reflect.TypeFor[policy.PortRange]():
 		return &reflector.Schema{OneOf: []*reflector.Schema{{Type: "string", Pattern: portForm}, {Type: "integer", Minimum: "1", Maximum: "65535"}}}
+	case oneOrMoreType: // apps: one word or a list, and each may be several joined by |
+		word := &reflector.Schema{AnyOf: []*reflector.Schema{{Type: "string"}, {Type: "string", Pattern: `^[a-z0-9-]+(\|[a-z0-9-]+)+$`}}}
+		for _, app := range policy.Apps() {
+			word.AnyOf[0].Enum = append(word.AnyOf[0].Enum, app)
+		}
+		return &reflector.Schema{OneOf: []*reflector.Schema{word, {Type: "array", Items: word}}}
 	}
 	return nil
 }

@@ -123,7 +123,10 @@ func (d *document) fail(n *yaml.Node, path, format string, args ...any) {
 	d.errs = append(d.errs, &Error{File: d.file, Line: n.Line, Path: path, Msg: fmt.Sprintf(format, args...)})
 }
 
-var serviceRefType = reflect.TypeFor[policy.ServiceRef]()
+var (
+	serviceRefType = reflect.TypeFor[policy.ServiceRef]()
+	oneOrMoreType  = reflect.TypeFor[policy.OneOrMore]()
+)
 
 // walk checks node against t, and notes the line of every path.
 func (d *document) walk(n *yaml.Node, t reflect.Type, path string) {
@@ -137,7 +140,7 @@ func (d *document) walk(n *yaml.Node, t reflect.Type, path string) {
 		return // an empty value: the default
 	}
 	switch {
-	case t == serviceRefType && n.Kind == yaml.ScalarNode:
+	case (t == serviceRefType || t == oneOrMoreType) && n.Kind == yaml.ScalarNode:
 		d.scalar(n, reflect.TypeFor[string](), path)
 	case t.Kind() == reflect.Struct:
 		d.mapping(n, t, path)

@@ -21,7 +21,9 @@ type requestBody struct {
 // Read implements io.Reader.
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
-	b.x.moved(&b.x.in, n)
+	if over := b.x.moved(&b.x.in, n); over != nil {
+		return 0, over
+	}
 	return n, err
 }
 
@@ -38,9 +40,11 @@ type countedBody struct {
 // Read implements io.Reader.
 func (b *countedBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
-	b.x.moved(&b.x.out, n)
+	if over := b.x.moved(&b.x.out, n); over != nil {
+		n, err = 0, over
+	}
 	if err != nil && err != io.EOF {
-		b.x.broken = err
+		b.x.broken, b.x.short = err, true
 	}
 	return n, err
 }
@@ -69,7 +73,7 @@ func (w *responseWriter) WriteHeader(status int) {
 func (w *responseWriter) Write(p []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(p)
 	if err != nil {
-		w.x.broken = err
+		w.x.broken, w.x.short = err, true
 		return n, err
 	}
 	w.Flush()

@@ -274,9 +274,9 @@ func TestConnectCut(t *testing.T) {
 	g := newGate(map[string]string{"echo.test:7": serveLoop(t, echo)})
 	addr, _ := startDoor(t, g, Options{})
 	w := dialWire(t, addr)
-	w.send("CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test\r\n\r\nX")
+	w.send("CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test\r\n\r\n\xff")
 	w.response(http.MethodConnect)
-	if b, err := w.r.ReadByte(); b != 'X' {
+	if b, err := w.r.ReadByte(); b != 0xff {
 		t.Fatal(err)
 	}
 	g.cutAll(flow.EndPolicy)

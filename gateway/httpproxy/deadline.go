@@ -53,10 +53,22 @@ func (g *guard) startBody() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.own = time.Now().Add(g.limits.stall)
-	if g.busy == 0 && g.message.Before(g.own) {
+	if !g.message.IsZero() && g.message.Before(g.own) {
 		g.own = g.message
 	}
 	g.arm()
+}
+
+// hurry gives what is left of a body, which nobody waits for any more, no more
+// time than a head.
+func (g *guard) hurry() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.message = time.Now().Add(g.limits.head)
+	if !g.own.IsZero() && g.message.Before(g.own) {
+		g.own = g.message
+		g.arm()
+	}
 }
 
 // endBody makes ready for the next head. Until that begins only net/http's

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"sluice/gateway/flow"
@@ -83,6 +84,7 @@ type Door struct {
 	via     string // our pseudonym
 	proxy   http.Handler
 	servers *upstreams
+	resets  atomic.Int64
 }
 
 // New makes a Door.
@@ -96,7 +98,10 @@ func New(o Options) *Door {
 
 // Reset closes the idle upstream connections, so that requests after a change
 // of policy are connected anew.
-func (d *Door) Reset() { d.servers.reset() }
+func (d *Door) Reset() {
+	d.resets.Add(1)
+	d.servers.reset()
+}
 
 // limits returns the bounds of one client connection.
 func (d *Door) limits() limits {
@@ -128,7 +133,7 @@ func (d *Door) Serve(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 
 // serveRequests serves all but CONNECT, by net/http.
 func (d *Door) serveRequests(ctx context.Context, g *guard, in flow.Inbound) {
-	s := session{door: d, in: in, guard: g}
+	s := session{door: d, ctx: ctx, in: in, guard: g}
 	defer s.close()
 	srv := http.Server{
 		Handler:                      &s,

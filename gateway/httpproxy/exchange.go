@@ -21,6 +21,7 @@ import (
 // exchange is one admitted request and its response.
 type exchange struct {
 	door     *Door
+	conn     context.Context // of the client's connection
 	f        *flow.Flow
 	admitted flow.Flow // f as it was when it was admitted; never written
 	pool     *http.Transport
@@ -34,7 +35,11 @@ type exchange struct {
 
 	in, out atomic.Int64 // body bytes from and to the client
 	started atomic.Bool  // the client has seen a part of the response
-	broken  error        // why the response is not whole
+	// answering: the response is the gateway's own, and must reach the client
+	// though the flow was cut.
+	answering atomic.Bool
+	broken    error // why the exchange failed
+	short     bool  // the response broke off behind its head
 }
 
 type exchangeKey struct{}
@@ -47,7 +52,7 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, h *Head, f *fl
 	ctx, cut := context.WithCancelCause(live)
 	defer cut(nil)
 	x := &exchange{
-		door: d, f: f, admitted: *f, guard: s.guard, accept: h.Get("Accept"), cut: cut,
+		door: d, conn: s.ctx, f: f, admitted: *f, guard: s.guard, accept: h.Get("Accept"), cut: cut,
 		pool: s.upstreams(r).pool(f.Decision.Rule),
 	}
 	x.bounds()
@@ -63,7 +68,7 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, h *Head, f *fl
 
 	stop()
 	x.end(ctx)
-	if x.broken != nil && x.started.Load() {
+	if x.short {
 		panic(http.ErrAbortHandler) // an end without an end: the client must not take it for the whole
 	}
 }
@@ -87,15 +92,18 @@ func (x *exchange) bounds() {
 	}
 }
 
-// moved counts body bytes.
-func (x *exchange) moved(way *atomic.Int64, n int) {
+// moved counts body bytes. It fails when they are more than may pass.
+func (x *exchange) moved(way *atomic.Int64, n int) error {
 	way.Add(int64(n))
 	if x.idle != nil && n > 0 {
 		x.idle.Reset(x.idleFor)
 	}
 	if x.max > 0 && x.in.Load()+x.out.Load() > x.max {
-		x.cut(&flow.CutError{End: flow.EndLimit})
+		limit := &flow.CutError{End: flow.EndLimit}
+		x.cut(limit)
+		return limit
 	}
+	return nil
 }
 
 // cutClient frees a write to a client that takes nothing, when the flow is
@@ -105,7 +113,9 @@ func (x *exchange) cutClient(ctx context.Context, w http.ResponseWriter) (stop f
 	control := http.NewResponseController(w)
 	unhook := context.AfterFunc(ctx, func() {
 		defer close(done)
-		if x.started.Load() {
+		// The context also ends with the client's own bytes, when they break off
+		// or are malformed; the answer to that must not be stopped.
+		if x.started.Load() && !x.answering.Load() && x.cutBy(ctx) != nil {
 			control.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // then it ends by itself
 		}
 	})
@@ -137,6 +147,10 @@ func (x *exchange) context(ctx context.Context) context.Context {
 // response: goproxy would show the client a bare error.
 func (x *exchange) roundTrip(r *http.Request) *http.Response {
 	resp, err := x.pool.RoundTrip(r)
+	if err == nil && x.fault() != nil {
+		resp.Body.Close() // the server answered to half a request
+		err = x.fault()
+	}
 	if err != nil {
 		return x.failure(r, err)
 	}
@@ -163,20 +177,31 @@ func (x *exchange) clean(resp *http.Response) {
 	}
 }
 
+// fault returns why the request's body was cut short, or nil.
+func (x *exchange) fault() error {
+	if x.guard == nil {
+		return nil
+	}
+	return x.guard.fault()
+}
+
 // failure is the response when there is none.
 func (x *exchange) failure(r *http.Request, err error) *http.Response {
-	if x.guard != nil {
-		if fault := (*HeadError)(nil); errors.As(x.guard.fault(), &fault) {
-			x.broken = fault
-			a := malformed(fault, x.f.ID)
-			return x.response(r, a)
-		}
+	if fault := (*HeadError)(nil); errors.As(x.fault(), &fault) {
+		x.broken = fault
+		a := malformed(fault, x.f.ID)
+		a.header = http.Header{"Connection": {"close"}}
+		return x.response(r, a)
 	}
-	if cut := (*flow.CutError)(nil); errors.As(context.Cause(r.Context()), &cut) {
+	if cut := x.cutBy(r.Context()); cut != nil {
 		x.broken = cut
 		return x.response(r, cutAnswer(cut, x.f))
 	}
 	x.broken = err
+	if r.Context().Err() != nil {
+		x.f.ClientEnd, x.broken = flow.EndReset, errors.New("the client went away before the response")
+		return x.response(r, failed(x.broken, x.f))
+	}
 	if unreachable := (*flow.UnreachableError)(nil); errors.As(err, &unreachable) {
 		a := failed(unreachable, x.f)
 		x.f.ErrorCode = a.Error
@@ -199,7 +224,9 @@ func (x *exchange) respond(r *http.Request, token, detail string) *http.Response
 	return x.response(r, a)
 }
 
-// errorType is the RFC 9209 type of what a transport failed with.
+// errorType is the RFC 9209 type of what a transport failed with. net/http has
+// no error values for most of it, only texts; one that changes is told as
+// connection_terminated.
 func errorType(err error) string {
 	var timeout net.Error
 	switch text := err.Error(); {
@@ -215,13 +242,25 @@ func errorType(err error) string {
 	return "connection_terminated"
 }
 
+// cutBy says who ended the context of an exchange; nil if that was the client,
+// or nobody.
+func (x *exchange) cutBy(ctx context.Context) *flow.CutError {
+	if cut := (*flow.CutError)(nil); errors.As(context.Cause(ctx), &cut) {
+		return cut
+	}
+	if x.conn.Err() != nil {
+		return &flow.CutError{End: flow.EndDrain}
+	}
+	return nil
+}
+
 // cutAnswer tells a client that waits for a response why there will be none.
 func cutAnswer(cut *flow.CutError, f *flow.Flow) answer {
 	a := failed(cut, f)
 	a.line = "The egress gateway cut this request off."
 	switch cut.End {
 	case flow.EndPolicy:
-		a.Status, a.Error, a.Reason = http.StatusForbidden, "http_request_denied", policy.ReasonNoRule
+		a.Status, a.Error = http.StatusForbidden, "http_request_denied"
 		a.Detail = "the policy has changed and no longer allows it"
 	case flow.EndDrain:
 		a.Status, a.Error = http.StatusServiceUnavailable, "proxy_internal_response"
@@ -235,6 +274,7 @@ func cutAnswer(cut *flow.CutError, f *flow.Flow) answer {
 
 // response makes a response of an answer.
 func (x *exchange) response(r *http.Request, a answer) *http.Response {
+	x.answering.Store(true)
 	header, body := a.fields(x.accept)
 	x.f.Status = a.Status
 	return &http.Response{
@@ -256,7 +296,7 @@ func (x *exchange) end(ctx context.Context) {
 	if x.broken != nil && f.Error == "" {
 		f.Error = x.broken.Error()
 	}
-	if cut := (*flow.CutError)(nil); errors.As(context.Cause(ctx), &cut) {
+	if cut := x.cutBy(ctx); cut != nil {
 		f.ClientEnd, f.ServerEnd = cut.End, cut.End
 	}
 	x.door.o.Out.Done(f)

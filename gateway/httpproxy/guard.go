@@ -23,6 +23,7 @@ import (
 type guard struct {
 	c      *sniff.Conn
 	limits limits
+	taken  bool // of the handler: the connection is not net/http's any more
 
 	// Of the reading goroutine.
 	state  state
@@ -69,7 +70,6 @@ const (
 	atUpgrade // nothing is read until the handler has answered
 	atConnect
 	atEnd
-	atFault
 )
 
 // standIn takes the place of a request that is not fit to be given out.
@@ -113,9 +113,9 @@ func (g *guard) Read(p []byte) (int, error) {
 				err = io.EOF
 			}
 		case atEnd:
+			// Also behind a fault that fail has told: to anything but an end
+			// net/http would write an answer of its own.
 			err = io.EOF
-		case atFault:
-			err = g.fault()
 		}
 		if err != nil {
 			return 0, err
@@ -173,7 +173,7 @@ func (g *guard) accept(n int) error {
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.own = time.Time{}
+	g.own, g.message = time.Time{}, time.Time{}
 	g.arm()
 	if head.Method == http.MethodConnect {
 		g.connect, g.state = head, atConnect
@@ -284,7 +284,7 @@ func (g *guard) readLine(limit int) (string, error) {
 func (g *guard) fail(err error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.broken, g.state = err, atFault
+	g.broken, g.state = err, atEnd
 	return err
 }
 
@@ -308,14 +308,12 @@ func (g *guard) take() (verdict, bool) {
 	return v, true
 }
 
-// done says that a request was answered. What is left of its body gets no
-// more time than a head.
+// done says that a request was answered.
 func (g *guard) done() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.busy--
 	g.held = false
-	g.message = time.Now().Add(g.limits.head)
 	g.wake()
 }
 

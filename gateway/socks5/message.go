@@ -52,7 +52,6 @@ var errNeedMore = errors.New("incomplete message")
 type request struct {
 	command byte
 	host    string // a name as the client gave it, or an address
-	name    bool   // host was given as a name
 	port    uint16
 }
 
@@ -75,7 +74,8 @@ func parseRequest(b []byte) (request, int, error) {
 		return request{}, 0, errNeedMore
 	}
 	r := request{command: b[1]}
-	from, to := 4, 0
+	from := 4
+	var to int
 	switch b[3] {
 	case addressIPv4:
 		to = from + 4
@@ -86,14 +86,13 @@ func parseRequest(b []byte) (request, int, error) {
 		if from == to {
 			return request{}, 0, &requestError{replyGeneral, "empty name in a SOCKS5 request"}
 		}
-		r.name = true
 	default:
 		return request{}, 0, &requestError{replyAddressType, fmt.Sprintf("address type %d in a SOCKS5 request", b[3])}
 	}
 	if len(b) < to+2 {
 		return request{}, 0, errNeedMore
 	}
-	if r.name {
+	if b[3] == addressName {
 		r.host = string(b[from:to])
 	} else {
 		addr, _ := netip.AddrFromSlice(b[from:to]) // 4 or 16 bytes
@@ -102,9 +101,6 @@ func parseRequest(b []byte) (request, int, error) {
 	r.port = binary.BigEndian.Uint16(b[to:])
 	return r, to + 2, nil
 }
-
-// maxRequest is the longest request: a name of 255 bytes.
-const maxRequest = 5 + 255 + 2
 
 // answer is the reply to a request. The address the gateway dialled from is
 // none of the client's business and left zero, as most servers do.

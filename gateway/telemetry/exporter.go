@@ -24,7 +24,7 @@ func newExporter(ctx context.Context, o Options) (sdktrace.SpanExporter, int, er
 	byKey := o.Endpoint != ""
 	byEndpoint := firstEnv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT") != ""
 	switch {
-	case strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true"):
+	case sdkDisabled():
 		return nil, 0, nil
 	case byKey, name == "otlp", name == "" && byEndpoint:
 		e, err := newOTLP(ctx, o)
@@ -42,6 +42,8 @@ func newExporter(ctx context.Context, o Options) (sdktrace.SpanExporter, int, er
 	}
 	return e, 1, nil // the specification promises an exporter one call at a time
 }
+
+func sdkDisabled() bool { return strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") }
 
 func firstEnv(names ...string) string {
 	for _, name := range names {

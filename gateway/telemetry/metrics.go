@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"os"
 	"sync"
 	"sync/atomic"
 
@@ -141,7 +140,7 @@ func newMetrics(ctx context.Context, res *resource.Resource, p *pump) (*metrics,
 	opts := []sdkmetric.Option{sdkmetric.WithResource(res), sdkmetric.WithReader(page)}
 	// Receivers of traces alone are common, so metrics are sent only where they
 	// are asked for by their own variable.
-	if firstEnv("OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") != "" && os.Getenv("OTEL_SDK_DISABLED") != "true" {
+	if firstEnv("OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") != "" && !sdkDisabled() {
 		r, err := autoexport.NewMetricReader(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("OTEL_METRICS_EXPORTER: %w", err)

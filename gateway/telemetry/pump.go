@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	batchSpans    = 512                    // of one export; a span is bounded to a few kB, and receivers take 4 MB by default
+	batchSpans    = 512                    // of one export; a span is about 2 kB, and receivers take 4 MB by default
 	batchTime     = 100 * time.Millisecond // a batch that is not full waits so long
 	exportTimeout = 30 * time.Second
 	minBackoff    = 100 * time.Millisecond
@@ -134,7 +134,8 @@ func (p *pump) next() []*audit.Record {
 }
 
 // send exports spans until the receiver has them or the pump's patience ends.
-// Spans that a receiver calls invalid are halved until the bad ones are alone.
+// Spans that a receiver calls invalid, or too many, are halved until the bad ones
+// are alone.
 func (p *pump) send(spans []sdktrace.ReadOnlySpan) {
 	for wait := minBackoff; ; wait = min(wait*2, maxBackoff) {
 		ctx, cancel := context.WithTimeout(p.ctx, exportTimeout)
@@ -194,10 +195,18 @@ func (p *pump) pause(d time.Duration) bool {
 // the batch again would only double it. Their type for it is internal.
 func partial(err error) bool { return strings.Contains(err.Error(), "OTLP partial success") }
 
-// refused reports an answer that no retry will change.
+// refused reports an answer that no retry will change. Too large a message has
+// no code of its own in gRPC: it shares that of an overload.
 func refused(err error) bool {
-	return status.Code(errors.Unwrap(err)) == codes.InvalidArgument || status.Code(err) == codes.InvalidArgument ||
-		strings.Contains(err.Error(), ": 400 Bad Request") || strings.Contains(err.Error(), ": 413 Request Entity Too Large")
+	text := err.Error()
+	switch status.Code(err) { // sees through wrapping
+	case codes.InvalidArgument:
+		return true
+	case codes.ResourceExhausted:
+		return strings.Contains(text, "larger than max")
+	}
+	return strings.Contains(text, ": 400 Bad Request") || strings.Contains(text, ": 413 Request Entity Too Large") ||
+		strings.Contains(text, "request body too large")
 }
 
 // stop exports what is queued until ctx ends.

@@ -119,13 +119,13 @@ func (r *receiver) count() (different, all int) {
 }
 
 // serveGRPC serves the receiver at an address until the test ends.
-func (r *receiver) serveGRPC(t *testing.T, address string) string {
+func (r *receiver) serveGRPC(t *testing.T, address string, opts ...grpc.ServerOption) string {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer()
+	s := grpc.NewServer(opts...)
 	ptraceotlp.RegisterGRPCServer(s, r)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

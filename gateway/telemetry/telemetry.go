@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -123,10 +122,6 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	}
 	return err
 }
-
-// Registry is where a metric of another library can be added to the page of
-// MetricsHandler.
-func (t *Telemetry) Registry() prometheus.Registerer { return t.metrics.registry }
 
 // sampler asks the SDK's own sampler, set from the environment.
 type sampler struct{ tracer *sdktrace.TracerProvider }
