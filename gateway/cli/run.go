@@ -30,12 +30,13 @@ func runCommand(env *Env) *cobra.Command {
 		Short: "Run the gateway (also without a command)",
 		Long: `Run the gateway until SIGTERM or SIGINT, which let live flows end within
 limits.drain_timeout; a second signal stops at once. SIGHUP reads the policy
-again, as does a change of the file. A broken policy leaves the last good one
-in force.
+again, as does a change of the file. A broken policy, and one that suddenly
+allows nothing at all, leave the last good one in force. SIGUSR1 begins a new
+journal file.
 
 Every key of the file that is one value can be set by a variable, such as
 SLUICE_POLICY_MODE=report or SLUICE_ADMIN_ADDRESS=127.0.0.1:9128.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runGateway(cmd.Context(), env, &in, quiet)
 		},
@@ -79,12 +80,12 @@ func runGateway(ctx context.Context, env *Env, flags *configFlags, quiet bool) e
 	level := new(slog.LevelVar)
 	loaded, err := config.Load(in)
 	if err != nil {
-		return err
+		return &configError{err}
 	}
 	log := newLogger(env.Stderr, loaded.File.Log, level)
 	opts, err := config.Options(loaded, log)
 	if err != nil {
-		return err
+		return &configError{err}
 	}
 	opts.Version = version()
 	opts.Load = config.Reloader(in, loaded)

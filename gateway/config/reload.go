@@ -77,7 +77,7 @@ func (l *Loaded) checkLoss(p *policy.Policy, before *Loaded) error {
 	if err != nil || allows(old) == 0 {
 		return nil // what was in force denied everything too
 	}
-	return l.at("policy", "the new policy allows nothing, and the one in force has %d rules that allow; to deny everything on purpose write policy: {allow: []}", allows(old))
+	return l.at("policy", "the new policy allows nothing, and the one in force has rules that allow (%d); to deny everything on purpose write policy: {allow: []}", allows(old))
 }
 
 // allows counts the rules that let something out.
