@@ -56,13 +56,32 @@ func (g *Gateway) openOne(ctx context.Context, f *front) error {
 	l, err := listen.Listen(ctx, listen.Options{
 		Name: f.opt.Name, Address: f.opt.Address, Logger: g.log,
 		MaxConns: g.opt.Limits.Connections, MaxPerClient: g.opt.Limits.ConnectionsPerClient,
-		Refused: f.overLimit,
+		Refused: g.refused(f),
 	})
 	if err != nil {
 		return err
 	}
 	g.open = append(g.open, &opened{Listener: l, name: f.opt.Name, front: f})
 	return nil
+}
+
+// complainEvery is the time between two log lines about one limit.
+const complainEvery = time.Minute
+
+// refused counts and records connections that are turned away at a limit, and
+// says so in the log now and then. The accept loop of the listener calls it.
+func (g *Gateway) refused(f *front) func(net.Conn, listen.Limit) {
+	listener := f.opt.Name
+	said := map[listen.Limit]time.Time{}
+	return func(c net.Conn, limit listen.Limit) {
+		f.overLimit(c, limit)
+		g.telemetry.ConnectionRefused(listener, string(limit))
+		if limit == listen.LimitDescriptors || time.Since(said[limit]) < complainEvery {
+			return // of descriptors the accept loop speaks itself
+		}
+		said[limit] = time.Now()
+		g.log.Warn("connections are turned away", "listener", listener, "limit", "limits."+string(limit), "client", c.RemoteAddr())
+	}
 }
 
 // newFront builds the doors of one listener.
