@@ -190,8 +190,8 @@ func (t *tunnel) eof(from, to *side) {
 	}
 	last := to.end == EndEOF
 	t.mu.Unlock()
-	if last {
-		return // result closes both, which tells the other side as well
+	if last && to.tcp != nil {
+		return // result closes both, which tells a TCP peer the same; other kinds tell an end from a break
 	}
 	told := to.closeWrite()
 
