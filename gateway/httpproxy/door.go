@@ -127,6 +127,9 @@ func (d *Door) Serve(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 		tunnel.Farewell(c)
 		return
 	}
+	// The tunnel watches ctx itself: a connection that is closed under it would
+	// be recorded as broken, not as cut.
+	stop()
 	c.SetDeadline(time.Time{}) //nolint:errcheck // then the next read fails
 	d.connect(ctx, c, g.connect, in)
 }
