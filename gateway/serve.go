@@ -75,6 +75,8 @@ func (f *front) serveTLS(ctx context.Context, c net.Conn, in flow.Inbound) {
 
 // pick reads as little as it takes to know what is spoken.
 func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
+	unhook := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	defer unhook()
 	kind := sniff.KindNeedMore
 	for n := 1; kind == sniff.KindNeedMore; n = len(c.Buffered()) + 1 {
 		_, err := c.Peek(n)
@@ -83,6 +85,10 @@ func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 			c.Close()
 			return
 		}
+	}
+	if !unhook() { // the gateway is stopping
+		c.Close()
+		return
 	}
 	c.SetDeadline(time.Time{})
 	switch {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"sluice/gateway/flow"
@@ -83,6 +84,7 @@ type Door struct {
 	via     string // our pseudonym
 	proxy   http.Handler
 	servers *upstreams
+	leaving atomic.Bool // Leave was called
 }
 
 // New makes a Door.
@@ -97,6 +99,10 @@ func New(o Options) *Door {
 // Reset closes the idle upstream connections, so that requests after a change
 // of policy are connected anew.
 func (d *Door) Reset() { d.servers.reset() }
+
+// Leave makes every answer from now on the last of its connection, so that
+// clients take their next request elsewhere: the gateway is stopping.
+func (d *Door) Leave() { d.leaving.Store(true) }
 
 // limits returns the bounds of one client connection.
 func (d *Door) limits() limits {
