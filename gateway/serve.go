@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sluice/gateway/flow"
+	"sluice/gateway/listen"
 	"sluice/gateway/sniff"
 	"sluice/policy"
 )
@@ -45,11 +46,12 @@ type httpDoor interface {
 // for. Silent clients are cut after the handshake time-out.
 func (f *front) serve(ctx context.Context, c net.Conn) {
 	in := flow.Inbound{Listener: f.opt.Name, Client: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()), Port: f.opt.Port}
-	c.SetDeadline(time.Now().Add(f.hello))
 	if f.tls != nil {
+		c.SetDeadline(time.Now().Add(f.hello))
 		f.serveTLS(ctx, c, in)
 		return
 	}
+	c.SetReadDeadline(time.Now().Add(f.hello)) // nothing is written before the first bytes are there
 	f.pick(ctx, sniff.NewConn(c), in)
 }
 
@@ -75,8 +77,9 @@ func (f *front) serveTLS(ctx context.Context, c net.Conn, in flow.Inbound) {
 
 // pick reads as little as it takes to know what is spoken.
 func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
-	unhook := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	defer unhook()
+	// A client that has said nothing yet must not hold up a stop.
+	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	kind := sniff.KindNeedMore
 	for n := 1; kind == sniff.KindNeedMore; n = len(c.Buffered()) + 1 {
 		_, err := c.Peek(n)
@@ -86,11 +89,11 @@ func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 			return
 		}
 	}
-	if !unhook() { // the gateway is stopping
-		c.Close()
-		return
+	stop() // from here on the door watches ctx
+	if f.tls != nil {
+		c.SetWriteDeadline(time.Time{})
 	}
-	c.SetDeadline(time.Time{})
+	c.SetReadDeadline(time.Time{})
 	switch {
 	case kind == sniff.KindTLS && f.doors.tls != nil:
 		f.doors.tls.Serve(ctx, c, in)
@@ -123,6 +126,12 @@ func (f *front) turnAway(c *sniff.Conn, in flow.Inbound, kind sniff.Kind) {
 	case sniff.KindSOCKS4:
 		c.Write([]byte{0, 0x5b, 0, 0, 0, 0, 0, 0})
 	}
+}
+
+// overLimit records a connection that the listener closes unread.
+func (f *front) overLimit(c net.Conn, limit listen.Limit) {
+	in := flow.Inbound{Listener: f.opt.Name, Client: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr())}
+	f.gate.Refuse(in.New(flow.DoorTCP), policy.ReasonLimit, "over limits."+string(limit)+"; the connection was closed unread")
 }
 
 func seenOf(kind sniff.Kind) policy.Seen {

@@ -102,11 +102,13 @@ func appendAll(t *testing.T, j *Journal, records ...*Record) {
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}
-		time.Sleep(2 * time.Millisecond)
+		<-tick.C
 	}
 }
 
@@ -325,7 +327,7 @@ func TestJournalRotatesByAge(t *testing.T) {
 			if err := j.Sync(); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(40 * time.Minute) // of the bubble's clock
+			time.Sleep(40 * time.Minute) //nolint:forbidigo // the clock is synctest's
 		}
 		if err := j.Close(); err != nil {
 			t.Fatal(err)

@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,10 +21,10 @@ func explainCommand(env *Env) *cobra.Command {
 		Short: "Say whether a destination may be reached, and which rule says so",
 		Long: `Say whether the policy lets a client reach HOST, and why: the normal form of
 the name, the rule that decides, and every rule that names the destination
-with what it wants. Nothing is looked up in DNS. Exit code 0: allowed,
-1: denied.`,
+with what it wants. Nothing is looked up in DNS, so that what the name resolves to can still be
+refused. Exit code 0: allowed, 1: denied, 2: wrong question or configuration.`,
 		Example: "  sluice explain hlg.tokbox.com\n  sluice explain --config config.yaml smtp.example.com:587 --from 10.2.0.7 --app smtp",
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments(1, 1, "which host, such as hlg.tokbox.com or smtp.example.com:587"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := checkFormat(format); err != nil {
 				return err
@@ -33,17 +32,17 @@ with what it wants. Nothing is looked up in DNS. Exit code 0: allowed,
 			q.Host = args[0]
 			query, err := admin.ParseQuestion(q, time.Now())
 			if err != nil {
-				return &usageError{err}
+				return &usageError{err: err}
 			}
 			loaded, err := config.Load(in.input(env))
 			if err != nil {
-				return err
+				return &configError{err}
 			}
-			opts, err := config.Options(loaded, slog.New(slog.DiscardHandler))
+			p, err := loaded.Compile(time.Now())
 			if err != nil {
-				return err
+				return &configError{err}
 			}
-			ex := opts.Policy.Explain(&query)
+			ex := p.Explain(&query)
 			if format == "json" {
 				err = writeJSON(env.Stdout, ex)
 			} else {
@@ -84,7 +83,9 @@ func renderExplanation(w io.Writer, ex *policy.Explanation, q *policy.Query) {
 	} else {
 		fmt.Fprintf(w, "%s port %d: %s\n", host, q.Port, verdict)
 	}
-	row := func(name, format string, args ...any) { fmt.Fprintf(w, "  %-9s %s\n", name, fmt.Sprintf(format, args...)) }
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "  %-9s %s\n", name, fmt.Sprintf(format, args...))
+	}
 	if ex.Reason != "" {
 		row("reason", "%s", ex.Reason)
 	}

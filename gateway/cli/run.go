@@ -19,6 +19,7 @@ import (
 	"sluice/gateway"
 	"sluice/gateway/config"
 	"sluice/gateway/flow"
+	"sluice/policy"
 )
 
 func runCommand(env *Env) *cobra.Command {
@@ -29,12 +30,13 @@ func runCommand(env *Env) *cobra.Command {
 		Short: "Run the gateway (also without a command)",
 		Long: `Run the gateway until SIGTERM or SIGINT, which let live flows end within
 limits.drain_timeout; a second signal stops at once. SIGHUP reads the policy
-again, as does a change of the file. A broken policy leaves the last good one
-in force.
+again, as does a change of the file. A broken policy, and one that suddenly
+allows nothing at all, leave the last good one in force. SIGUSR1 begins a new
+journal file.
 
 Every key of the file that is one value can be set by a variable, such as
 SLUICE_POLICY_MODE=report or SLUICE_ADMIN_ADDRESS=127.0.0.1:9128.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runGateway(cmd.Context(), env, &in, quiet)
 		},
@@ -78,17 +80,21 @@ func runGateway(ctx context.Context, env *Env, flags *configFlags, quiet bool) e
 	level := new(slog.LevelVar)
 	loaded, err := config.Load(in)
 	if err != nil {
-		return err
+		return &configError{err}
 	}
 	log := newLogger(env.Stderr, loaded.File.Log, level)
 	opts, err := config.Options(loaded, log)
 	if err != nil {
-		return err
+		return &configError{err}
 	}
 	opts.Version = version()
 	opts.Load = config.Reloader(in, loaded)
 	for _, w := range opts.Policy.Warnings() {
-		log.Warn("policy", "warning", w.String())
+		level := slog.LevelWarn
+		if w.Kind == policy.KindMultiTenant {
+			level = slog.LevelInfo // worth knowing, and nothing to mend
+		}
+		log.Log(ctx, level, "policy", "warning", w.String())
 	}
 	opts.Opened = func(bound []gateway.Bound) {
 		if !quiet {
@@ -178,6 +184,11 @@ func greet(w io.Writer, o gateway.Options, bound []gateway.Bound) {
 			secure = " over TLS"
 		}
 		fmt.Fprintf(w, "  listen  %-10s %s  (%s%s)\n", b.Name, b.Address, strings.Join(words, ", "), secure)
+	}
+	for _, b := range bound {
+		if b.Trust != "" {
+			fmt.Fprintf(w, "  trust   %s  (clients of %s need it)\n", b.Trust, b.Name)
+		}
 	}
 	p := o.Policy
 	fmt.Fprintf(w, "  policy  %s, %s: %d patterns in %d rules, revision %s\n", o.Loaded, p.Mode(), p.Patterns(), len(p.Rules()), p.Revision())

@@ -54,7 +54,7 @@ func blackHole(t testing.TB, addr netip.AddrPort) uint16 {
 		port = uint16(n.Port)
 	}
 	for range 4 {
-		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(addr.Addr(), port).String(), 100*time.Millisecond)
+		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(addr.Addr(), port).String(), 300*time.Millisecond)
 		if err != nil {
 			return port // full
 		}
@@ -177,7 +177,7 @@ func TestDialErrors(t *testing.T) {
 	impatient := testDialer()
 	impatient.Timeout = 100 * time.Millisecond
 	dialFails(t, impatient, CodeTimeout, hole, "127.0.0.1")
-	impatient.AttemptDelay = time.Millisecond
+	impatient.Timeout, impatient.AttemptDelay = time.Second, time.Millisecond
 	dialFails(t, impatient, CodeRefused, hole, "127.0.0.1", "127.0.0.2") // the refusal says more than the silence
 
 	elsewhere := testDialer()
@@ -215,7 +215,7 @@ func TestDialGoesOnAtOnceAfterAFailure(t *testing.T) {
 	l, port := listen(t, "127.0.0.1:0")
 	d := testDialer()
 	d.AttemptDelay = time.Hour
-	d.Timeout = time.Hour
+	d.Timeout = time.Minute
 	c, ap, err := d.Dial(t.Context(), addrs("127.0.0.9", "127.0.0.8", "127.0.0.1", "::1"), port, loopback)
 	if err != nil {
 		t.Fatal(err)
@@ -239,8 +239,11 @@ func TestDialEndsWithItsContext(t *testing.T) {
 
 func TestDialFromASource(t *testing.T) {
 	d := testDialer()
-	d.Source = netip.MustParseAddr("127.0.0.3")
-	for host, want := range map[string]string{"127.0.0.1": "127.0.0.3", "::1": "::1"} {
+	for _, tt := range []struct{ source, host, want string }{
+		{"127.0.0.3", "127.0.0.1", "127.0.0.3"}, {"127.0.0.3", "::1", "::1"}, {"::1", "::1", "::1"}, {"::1", "127.0.0.9", "127.0.0.1"},
+	} {
+		host, want := tt.host, tt.want
+		d.Source = netip.MustParseAddr(tt.source)
 		_, port := listen(t, net.JoinHostPort(host, "0"))
 		c, _, err := d.Dial(t.Context(), addrs(host), port, loopback)
 		if err != nil {

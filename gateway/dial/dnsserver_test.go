@@ -299,6 +299,7 @@ func testResolver(t testing.TB, o ResolverOptions) (*Resolver, *clock) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.familyWait = time.Minute // so that a slow machine changes no answer
 	t.Cleanup(r.Close)
 	return r, c
 }

@@ -75,10 +75,10 @@ type DialError struct {
 }
 
 func (e *DialError) Error() string {
-	switch {
-	case e.Tried == 0:
+	switch e.Tried {
+	case 0:
 		return fmt.Sprintf("connect: %v", e.Err)
-	case e.Tried == 1:
+	case 1:
 		return fmt.Sprintf("connect to %s: %v", e.Addr, e.Err)
 	}
 	return fmt.Sprintf("connect to %s, the most telling of %d addresses tried: %v", e.Addr, e.Tried, e.Err)

@@ -68,7 +68,7 @@ func (r *Resolver) bothFamilies(ctx context.Context, name string) (v6, v4 half) 
 			return v6, v4
 		}
 		if len(v6.addrs)+len(v4.addrs) > 0 && enough == nil {
-			t := time.NewTimer(familyWait)
+			t := time.NewTimer(r.familyWait)
 			defer t.Stop()
 			enough = t.C
 		}

@@ -71,6 +71,7 @@ type Resolver struct {
 	timeout                     time.Duration
 	attempts                    int
 	minTTL, maxTTL, negativeTTL time.Duration
+	familyWait                  time.Duration
 
 	fixed     hostTable
 	hostsFile *watched[hostTable] // nil: none
@@ -99,7 +100,7 @@ func newResolver(o ResolverOptions, now func() time.Time) (*Resolver, error) {
 	}
 	r := &Resolver{
 		timeout: o.Timeout, attempts: o.Attempts,
-		minTTL: o.MinTTL, maxTTL: o.MaxTTL, negativeTTL: o.NegativeTTL,
+		minTTL: o.MinTTL, maxTTL: o.MaxTTL, negativeTTL: o.NegativeTTL, familyWait: familyWait,
 		now: now, slots: make(chan struct{}, maxFlights),
 	}
 	var err error

@@ -183,8 +183,12 @@ func (a *answer) serve(w http.ResponseWriter, accept string, end bool) {
 	if end {
 		w.Header().Set("Connection", "close")
 	}
+	control := http.NewResponseController(w)
+	control.SetWriteDeadline(time.Now().Add(answerTime)) //nolint:errcheck // then the client holds itself up
 	w.WriteHeader(a.Status)
-	w.Write(body) //nolint:errcheck // the client's loss
+	w.Write(body)                         //nolint:errcheck // the client's loss
+	control.Flush()                       //nolint:errcheck // the next request has the error too
+	control.SetWriteDeadline(time.Time{}) //nolint:errcheck // as above
 }
 
 // send writes the answer to a connection that net/http has no part in. The

@@ -85,6 +85,7 @@ type Door struct {
 	proxy   http.Handler
 	servers *upstreams
 	leaving atomic.Bool // Leave was called
+	resets  atomic.Int64
 }
 
 // New makes a Door.
@@ -98,7 +99,10 @@ func New(o Options) *Door {
 
 // Reset closes the idle upstream connections, so that requests after a change
 // of policy are connected anew.
-func (d *Door) Reset() { d.servers.reset() }
+func (d *Door) Reset() {
+	d.resets.Add(1)
+	d.servers.reset()
+}
 
 // Leave makes every answer from now on the last of its connection, so that
 // clients take their next request elsewhere: the gateway is stopping.
@@ -134,7 +138,7 @@ func (d *Door) Serve(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 
 // serveRequests serves all but CONNECT, by net/http.
 func (d *Door) serveRequests(ctx context.Context, g *guard, in flow.Inbound) {
-	s := session{door: d, in: in, guard: g}
+	s := session{door: d, ctx: ctx, in: in, guard: g}
 	defer s.close()
 	srv := http.Server{
 		Handler:                      &s,

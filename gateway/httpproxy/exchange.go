@@ -21,6 +21,7 @@ import (
 // exchange is one admitted request and its response.
 type exchange struct {
 	door     *Door
+	conn     context.Context // of the client's connection
 	f        *flow.Flow
 	admitted flow.Flow // f as it was when it was admitted; never written
 	pool     *http.Transport
@@ -34,8 +35,11 @@ type exchange struct {
 
 	in, out atomic.Int64 // body bytes from and to the client
 	started atomic.Bool  // the client has seen a part of the response
-	broken  error        // why the exchange failed
-	short   bool         // the response broke off behind its head
+	// answering: the response is the gateway's own, and must reach the client
+	// though the flow was cut.
+	answering atomic.Bool
+	broken    error // why the exchange failed
+	short     bool  // the response broke off behind its head
 }
 
 type exchangeKey struct{}
@@ -48,7 +52,7 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, h *Head, f *fl
 	ctx, cut := context.WithCancelCause(live)
 	defer cut(nil)
 	x := &exchange{
-		door: d, f: f, admitted: *f, guard: s.guard, accept: h.Get("Accept"), cut: cut,
+		door: d, conn: s.ctx, f: f, admitted: *f, guard: s.guard, accept: h.Get("Accept"), cut: cut,
 		pool: s.upstreams(r).pool(f.Decision.Grant),
 	}
 	x.bounds()
@@ -109,7 +113,9 @@ func (x *exchange) cutClient(ctx context.Context, w http.ResponseWriter) (stop f
 	control := http.NewResponseController(w)
 	unhook := context.AfterFunc(ctx, func() {
 		defer close(done)
-		if x.started.Load() {
+		// The context also ends with the client's own bytes, when they break off
+		// or are malformed; the answer to that must not be stopped.
+		if x.started.Load() && !x.answering.Load() && x.cutBy(ctx) != nil {
 			control.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // then it ends by itself
 		}
 	})
@@ -187,11 +193,15 @@ func (x *exchange) failure(r *http.Request, err error) *http.Response {
 		a.header = http.Header{"Connection": {"close"}}
 		return x.response(r, a)
 	}
-	if cut := (*flow.CutError)(nil); errors.As(context.Cause(r.Context()), &cut) {
+	if cut := x.cutBy(r.Context()); cut != nil {
 		x.broken = cut
 		return x.response(r, cutAnswer(cut, x.f))
 	}
 	x.broken = err
+	if r.Context().Err() != nil {
+		x.f.ClientEnd, x.broken = flow.EndReset, errors.New("the client went away before the response")
+		return x.response(r, failed(x.broken, x.f))
+	}
 	if unreachable := (*flow.UnreachableError)(nil); errors.As(err, &unreachable) {
 		a := failed(unreachable, x.f)
 		x.f.ErrorCode = a.Error
@@ -214,7 +224,9 @@ func (x *exchange) respond(r *http.Request, token, detail string) *http.Response
 	return x.response(r, a)
 }
 
-// errorType is the RFC 9209 type of what a transport failed with.
+// errorType is the RFC 9209 type of what a transport failed with. net/http has
+// no error values for most of it, only texts; one that changes is told as
+// connection_terminated.
 func errorType(err error) string {
 	var timeout net.Error
 	switch text := err.Error(); {
@@ -230,13 +242,25 @@ func errorType(err error) string {
 	return "connection_terminated"
 }
 
+// cutBy says who ended the context of an exchange; nil if that was the client,
+// or nobody.
+func (x *exchange) cutBy(ctx context.Context) *flow.CutError {
+	if cut := (*flow.CutError)(nil); errors.As(context.Cause(ctx), &cut) {
+		return cut
+	}
+	if x.conn.Err() != nil {
+		return &flow.CutError{End: flow.EndDrain}
+	}
+	return nil
+}
+
 // cutAnswer tells a client that waits for a response why there will be none.
 func cutAnswer(cut *flow.CutError, f *flow.Flow) answer {
 	a := failed(cut, f)
 	a.line = "The egress gateway cut this request off."
 	switch cut.End {
 	case flow.EndPolicy:
-		a.Status, a.Error, a.Reason = http.StatusForbidden, "http_request_denied", policy.ReasonNoRule
+		a.Status, a.Error = http.StatusForbidden, "http_request_denied"
 		a.Detail = "the policy has changed and no longer allows it"
 	case flow.EndDrain:
 		a.Status, a.Error = http.StatusServiceUnavailable, "proxy_internal_response"
@@ -250,6 +274,7 @@ func cutAnswer(cut *flow.CutError, f *flow.Flow) answer {
 
 // response makes a response of an answer.
 func (x *exchange) response(r *http.Request, a answer) *http.Response {
+	x.answering.Store(true)
 	header, body := a.fields(x.accept)
 	x.f.Status = a.Status
 	return &http.Response{
@@ -271,7 +296,7 @@ func (x *exchange) end(ctx context.Context) {
 	if x.broken != nil && f.Error == "" {
 		f.Error = x.broken.Error()
 	}
-	if cut := (*flow.CutError)(nil); errors.As(context.Cause(ctx), &cut) {
+	if cut := x.cutBy(ctx); cut != nil {
 		f.ClientEnd, f.ServerEnd = cut.End, cut.End
 	}
 	x.door.o.Out.Done(f)

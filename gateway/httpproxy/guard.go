@@ -23,6 +23,7 @@ import (
 type guard struct {
 	c      *sniff.Conn
 	limits limits
+	taken  bool // of the handler: the connection is not net/http's any more
 
 	// Of the reading goroutine.
 	state  state

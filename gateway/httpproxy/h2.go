@@ -26,9 +26,13 @@ const maxStreams = 256
 func (d *Door) ServeH2(ctx context.Context, c net.Conn, in flow.Inbound) {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	defer c.Close()
-	s := session{door: d, in: in}
+	s := session{door: d, ctx: ctx, in: in}
 	defer s.close()
+	defer func() {
+		c.Close()
+		s.streams.Lock()   // net/http2 does not wait for its handlers
+		s.streams.Unlock() //nolint:staticcheck // SA2001: to wait is all that is wanted
+	}()
 	client := sniff.NewConn(c)
 	if !d.awaitPreface(client) {
 		return
@@ -82,6 +86,11 @@ type stateConn struct {
 func (c *stateConn) ConnectionState() tls.ConnectionState { return c.state }
 
 func (s *session) serveH2(w http.ResponseWriter, r *http.Request) {
+	s.streams.RLock()
+	defer s.streams.RUnlock()
+	if r.Context().Err() != nil {
+		return // the connection ended before this stream was begun
+	}
 	h, err := headOfH2(r)
 	if err != nil {
 		s.serveMalformed(w, err, r.Header.Get("Accept"))

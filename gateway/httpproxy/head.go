@@ -1,6 +1,7 @@
 package httpproxy
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -266,8 +267,9 @@ var tokenByte = func() (t [256]bool) {
 // headScan looks for the end of a head in bytes that are still coming in.
 // Each byte is looked at once, however small the pieces.
 type headScan struct {
-	at   int // all before was looked at
-	line int // where the request line ends; 0: not seen
+	at      int  // all before was looked at
+	line    int  // where the request line ends; 0: not seen
+	checked bool // the request line is fit
 }
 
 // next looks on in b, which holds what it held before, and more. It returns
@@ -282,9 +284,6 @@ func (s *headScan) next(b []byte) (int, *HeadError) {
 			}
 			if s.line == 0 {
 				s.line = s.at - 1
-				if err := new(Head).requestLine(string(b[:s.line])); err != nil {
-					return 0, err.(*HeadError)
-				}
 			}
 			if s.at >= 3 && b[s.at-3] == '\r' {
 				return s.at + 1, nil
@@ -293,6 +292,13 @@ func (s *headScan) next(b []byte) (int, *HeadError) {
 			return 0, bad("a bare CR")
 		case c < ' ' && c != '\r' && c != '\t' || c == 0x7f:
 			return 0, bad("a control character in the head")
+		}
+	}
+	if s.line > 0 && !s.checked {
+		s.checked = true
+		fault := (*HeadError)(nil)
+		if errors.As(new(Head).requestLine(string(b[:s.line])), &fault) {
+			return 0, fault
 		}
 	}
 	return 0, nil

@@ -1,6 +1,7 @@
 package httpproxy
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,11 +17,15 @@ import (
 // session is what the requests of one client connection have in common.
 type session struct {
 	door  *Door
+	ctx   context.Context // of the connection
 	in    flow.Inbound
 	guard *guard // nil in HTTP/2
 
-	mu  sync.Mutex
-	own *upstreams // set once a request carried a login for its connection
+	streams sync.RWMutex // held for reading by every HTTP/2 stream that is served
+
+	mu      sync.Mutex
+	own     *upstreams // set once a request carried a login for its connection
+	resetAt int64      // the door's resets that own has seen
 }
 
 // ServeHTTP implements http.Handler for requests that came through the guard.
@@ -29,7 +34,12 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		panic(http.ErrAbortHandler)
 	}
-	defer s.guard.done()
+	defer func() {
+		s.guard.done()
+		if s.guard.taken {
+			s.guard.Close() // net/http does not, once it gave the connection up
+		}
+	}()
 	// A proxy answers while it reads: an origin may answer before it has the
 	// whole body.
 	http.NewResponseController(w).EnableFullDuplex() //nolint:errcheck // HTTP/1 has it
@@ -185,10 +195,14 @@ func (s *session) upstreams(r *http.Request) *upstreams {
 	if s.own == nil && (strings.EqualFold(scheme, "NTLM") || strings.EqualFold(scheme, "Negotiate")) {
 		s.own = newUpstreams(&s.door.o)
 	}
-	if s.own != nil {
-		return s.own
+	if s.own == nil {
+		return s.door.servers
 	}
-	return s.door.servers
+	if n := s.door.resets.Load(); n != s.resetAt {
+		s.own.reset()
+		s.resetAt = n
+	}
+	return s.own
 }
 
 // close ends what the session kept for itself.

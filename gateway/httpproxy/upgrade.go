@@ -109,7 +109,7 @@ func (x *exchange) join(ctx context.Context, w http.ResponseWriter, resp *http.R
 		x.broken = errors.Join(errors.New("take over the client's connection"), err)
 		return
 	}
-	defer x.guard.Close()
+	x.guard.taken = true
 	client := x.guard.c
 	if x.idle != nil {
 		x.idle.Stop() // from here on the relay counts
@@ -140,9 +140,7 @@ func (x *exchange) join(ctx context.Context, w http.ResponseWriter, resp *http.R
 	res := relay.Run(ctx, client, server, o)
 	x.in.Add(res.Sent)
 	x.out.Add(res.Received)
-	if x.f.ClientEnd, x.f.ServerEnd = flow.End(res.Client), flow.End(res.Server); res.Client == relay.EndCut {
-		x.f.ClientEnd, x.f.ServerEnd = flow.EndDrain, flow.EndDrain
-	}
+	x.f.ClientEnd, x.f.ServerEnd = flow.End(res.Client), flow.End(res.Server) // a cut gets its own word in end
 	if res.Err != nil && (res.Client == relay.EndError || res.Server == relay.EndError) {
 		x.broken = res.Err
 	}

@@ -55,6 +55,9 @@ func TestEveryCutNeedsMore(t *testing.T) {
 			continue // TestLongHellos has those
 		}
 		for how, sizes := range segmentations {
+			if sizes[0] == 1 && len(sizes) == 1 && len(c.bytes) > 600 {
+				continue // each cut walks all records anew: the short hellos will do
+			}
 			stream := rerecord(c.bytes, sizes...)
 			for i := range stream {
 				_, need, err := ParseClientHello(stream[:i])

@@ -41,7 +41,7 @@ func (d *Door) Serve(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 	}
 	server, err := tunnel.Connect(ctx, d.Out, f)
 	if err != nil {
-		d.say(c, answer(replyFor(err)))
+		_ = d.say(c, answer(replyFor(err))) // it may be gone
 		tunnel.Farewell(c)
 		return
 	}
@@ -68,7 +68,7 @@ func (d *Door) handshake(ctx context.Context, c *sniff.Conn, f *flow.Flow) error
 	if err := c.SetReadDeadline(time.Now().Add(d.handshakeTimeout())); err != nil {
 		return fmt.Errorf("set deadline for the SOCKS handshake: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err := d.greet(c); err != nil {
 		return err
@@ -199,16 +199,16 @@ func (d *Door) turnAway(ctx context.Context, c *sniff.Conn, f *flow.Flow, err er
 	var refused *turnedAway
 	switch {
 	case errors.As(err, &refused):
-		d.Out.Refuse(f, refused.reason, refused.detail)
+		_ = d.Out.Refuse(f, refused.reason, refused.detail)
 		if refused.answer != nil && d.say(c, refused.answer) == nil {
 			tunnel.Farewell(c)
 			return
 		}
 	case ctx.Err() != nil:
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		d.Out.Refuse(f, policy.ReasonMalformedRequest, fmt.Sprintf("No complete SOCKS request came within %v.", d.handshakeTimeout()))
+		_ = d.Out.Refuse(f, policy.ReasonMalformedRequest, fmt.Sprintf("No complete SOCKS request came within %v.", d.handshakeTimeout()))
 	case errors.Is(err, io.EOF) && len(c.Buffered()) > 0:
-		d.Out.Refuse(f, policy.ReasonMalformedRequest, "The client closed within its SOCKS handshake.")
+		_ = d.Out.Refuse(f, policy.ReasonMalformedRequest, "The client closed within its SOCKS handshake.")
 	}
 	tunnel.Reset(c)
 }

@@ -74,7 +74,8 @@ func parseRequest(b []byte) (request, int, error) {
 		return request{}, 0, errNeedMore
 	}
 	r := request{command: b[1]}
-	from, to := 4, 0
+	from := 4
+	var to int
 	switch b[3] {
 	case addressIPv4:
 		to = from + 4

@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -20,7 +19,7 @@ func scrape(t *testing.T, tel *Telemetry) map[string]*dto.MetricFamily {
 	t.Helper()
 	s := httptest.NewServer(tel.MetricsHandler())
 	defer s.Close()
-	resp, err := http.Get(s.URL)
+	resp, err := s.Client().Get(s.URL)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ func (d *Door) Serve(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 		return
 	}
 	if !d.describe(f, hello) {
-		d.Out.Refuse(f, policy.ReasonNoName, "The ClientHello has no server name, and there is no original destination to decide on.")
+		_ = d.Out.Refuse(f, policy.ReasonNoName, "The ClientHello has no server name, and there is no original destination to decide on.")
 		tunnel.Alert(c, sniff.AlertMissingExtension)
 		return
 	}
@@ -73,12 +73,16 @@ func (d *Door) handshakeTimeout() time.Duration {
 }
 
 // readHello has one deadline for all of the hello, so that a client that
-// drips it does not gain time with every byte.
+// drips it does not gain time with every byte. Most hellos are there as a
+// whole already.
 func (d *Door) readHello(ctx context.Context, c *sniff.Conn) (sniff.Hello, error) {
+	if hello, _, err := sniff.ParseClientHello(c.Buffered()); err == nil {
+		return hello, nil
+	}
 	if err := c.SetReadDeadline(time.Now().Add(d.handshakeTimeout())); err != nil {
 		return sniff.Hello{}, fmt.Errorf("set deadline for the ClientHello: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	return sniff.ReadClientHello(c)
 }
@@ -111,16 +115,16 @@ func (d *Door) turnAway(ctx context.Context, c *sniff.Conn, f *flow.Flow, err er
 		if bad.BadName() {
 			reason = policy.ReasonMalformedName
 		}
-		d.Out.Refuse(f, reason, "The ClientHello is malformed: "+string(bad.Why)+".")
+		_ = d.Out.Refuse(f, reason, "The ClientHello is malformed: "+string(bad.Why)+".")
 		if sniff.Classify(c.Buffered()) == sniff.KindTLS {
 			tunnel.Alert(c, bad.Alert)
 			return
 		}
 	case ctx.Err() != nil:
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		d.Out.Refuse(f, policy.ReasonMalformedRequest, fmt.Sprintf("No complete ClientHello came within %v.", d.handshakeTimeout()))
+		_ = d.Out.Refuse(f, policy.ReasonMalformedRequest, fmt.Sprintf("No complete ClientHello came within %v.", d.handshakeTimeout()))
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		d.Out.Refuse(f, policy.ReasonMalformedRequest, "The client closed within its ClientHello.")
+		_ = d.Out.Refuse(f, policy.ReasonMalformedRequest, "The client closed within its ClientHello.")
 	}
 	tunnel.Reset(c)
 }

@@ -12,7 +12,7 @@ import (
 // answer it was refused with.
 const (
 	farewellTime  = time.Second
-	farewellBytes = 64 << 10
+	farewellBytes = sniff.MaxPeek + 64<<10 // what was peeked, and what was on its way
 )
 
 // Alert answers a client's handshake with a fatal TLS alert and closes c.
@@ -33,7 +33,7 @@ func Farewell(c net.Conn) {
 	if !ok || half.CloseWrite() != nil || c.SetReadDeadline(time.Now().Add(farewellTime)) != nil {
 		return
 	}
-	io.CopyN(io.Discard, c, farewellBytes) //nolint:errcheck // the connection is over either way
+	_, _ = io.CopyN(io.Discard, c, farewellBytes) // over either way
 }
 
 // Reset closes c with a TCP reset where it can, so that the client does not
@@ -44,7 +44,7 @@ func Reset(c net.Conn) {
 		below = peeked.NetConn()
 	}
 	if tcp, ok := below.(*net.TCPConn); ok {
-		tcp.SetLinger(0) //nolint:errcheck // closing is what counts
+		_ = tcp.SetLinger(0) // closing is what counts
 	}
 	c.Close()
 }

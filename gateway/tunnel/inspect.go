@@ -28,6 +28,8 @@ var (
 // for its server is not held up, and a server learns nothing of a client that
 // is denied. The wait ends with ctx, and at the idle time-out of the flow's
 // rule or one hour; timeout bounds the rest of a ClientHello once it has begun.
+// ctx is to be that of Opener.Live, as Join has it, or a flow that waits can
+// neither be listed nor cut.
 //
 // When Inspect fails it has answered the client in its own protocol, closed
 // both connections, and recorded the end. The error is a *flow.DeniedError, or
@@ -38,8 +40,8 @@ func Inspect(ctx context.Context, out flow.Opener, f *flow.Flow, client, server 
 
 func inspect(ctx context.Context, out flow.Opener, f *flow.Flow, client, server *sniff.Conn, timeout time.Duration, o relay.Options) error {
 	stop := context.AfterFunc(ctx, func() {
-		client.SetReadDeadline(past)
-		server.SetReadDeadline(past)
+		_ = client.SetReadDeadline(past)
+		_ = server.SetReadDeadline(past)
 	})
 	defer stop()
 	i := inspection{ctx: ctx, out: out, f: f, client: client, server: server, timeout: timeout}
@@ -54,8 +56,8 @@ func inspect(ctx context.Context, out flow.Opener, f *flow.Flow, client, server 
 		i.fail(err)
 		return err
 	}
-	client.SetReadDeadline(time.Time{})
-	server.SetReadDeadline(time.Time{})
+	_ = client.SetReadDeadline(time.Time{})
+	_ = server.SetReadDeadline(time.Time{})
 	return nil
 }
 
@@ -96,16 +98,19 @@ func (i *inspection) firstByte(idle time.Duration) error {
 	spoke := make(chan error, 1)
 	go func() {
 		_, err := i.server.Peek(1)
-		i.client.SetReadDeadline(past)
+		_ = i.client.SetReadDeadline(past)
 		spoke <- err
 	}()
 	_, err := i.client.Peek(1)
 	if errors.Is(err, io.EOF) {
 		// It has nothing to say, yet may want to hear what the server has.
-		i.server.CloseWrite()
-		i.server.SetReadDeadline(time.Now().Add(i.timeout))
+		_ = i.server.CloseWrite()
+		_ = i.server.SetReadDeadline(time.Now().Add(i.timeout))
+		if i.ctx.Err() != nil { // its own deadline may have been overwritten
+			_ = i.server.SetReadDeadline(past)
+		}
 	} else {
-		i.server.SetReadDeadline(past)
+		_ = i.server.SetReadDeadline(past)
 	}
 	serverErr := <-spoke
 	switch {
@@ -132,8 +137,8 @@ func ownEnd(err error) flow.End {
 
 // deadline sets one read deadline for both sides, and fails if the flow is cut.
 func (i *inspection) deadline(t time.Time) error {
-	i.client.SetReadDeadline(t)
-	i.server.SetReadDeadline(t)
+	_ = i.client.SetReadDeadline(t)
+	_ = i.server.SetReadDeadline(t)
 	if i.ctx.Err() != nil { // its own deadline may have been overwritten
 		return context.Cause(i.ctx)
 	}

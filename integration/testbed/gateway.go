@@ -28,7 +28,7 @@ var build struct {
 func Binary(t testing.TB) string {
 	t.Helper()
 	build.Do(func() {
-		dir, err := os.MkdirTemp("", "sluice-test-")
+		dir, err := os.MkdirTemp("", "sluice-test-") //nolint:usetesting // it outlives the test that builds first
 		if err != nil {
 			build.err = err
 			return

@@ -5,7 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -50,7 +50,7 @@ func NewUpstream(t testing.TB) *Upstream {
 	NeedRoot(t)
 	u := &Upstream{CA: NewCA(t), Files: t.TempDir(), hosts: map[string]int{}, results: make(chan string, 16), hold: make(chan struct{})}
 	leaf := u.CA.Leaf(Names...)
-	quiet := log.New(io.Discard, "", 0)
+	quiet := slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	for _, port := range []string{"443", "80"} {
 		l, err := net.Listen("tcp", net.JoinHostPort(IP, port))
 		if err != nil {
