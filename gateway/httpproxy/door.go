@@ -84,6 +84,7 @@ type Door struct {
 	via     string // our pseudonym
 	proxy   http.Handler
 	servers *upstreams
+	leaving atomic.Bool // Leave was called
 	resets  atomic.Int64
 }
 
@@ -102,6 +103,10 @@ func (d *Door) Reset() {
 	d.resets.Add(1)
 	d.servers.reset()
 }
+
+// Leave makes every answer from now on the last of its connection, so that
+// clients take their next request elsewhere: the gateway is stopping.
+func (d *Door) Leave() { d.leaving.Store(true) }
 
 // limits returns the bounds of one client connection.
 func (d *Door) limits() limits {
