@@ -26,6 +26,7 @@ type Gateway struct {
 	journal    *audit.Journal // nil: none is kept
 	telemetry  *telemetry.Telemetry
 	certs      []*certs.Manager
+	authority  string // file with the certificate of the internal authority; "" if no listener uses it
 	open       []*opened
 	admin      *adminServer // nil: there is none
 	resets     []func()     // called when a new policy is published

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sluice/gateway/flow"
+	"sluice/gateway/listen"
 	"sluice/gateway/sniff"
 	"sluice/policy"
 )
@@ -121,6 +122,12 @@ func (f *front) turnAway(c *sniff.Conn, in flow.Inbound, kind sniff.Kind) {
 	case sniff.KindSOCKS4:
 		c.Write([]byte{0, 0x5b, 0, 0, 0, 0, 0, 0})
 	}
+}
+
+// overLimit records a connection that the listener closes unread.
+func (f *front) overLimit(c net.Conn, limit listen.Limit) {
+	in := flow.Inbound{Listener: f.opt.Name, Client: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr())}
+	f.gate.Refuse(in.New(flow.DoorTCP), policy.ReasonLimit, "over limits."+string(limit)+"; the connection was closed unread")
 }
 
 func seenOf(kind sniff.Kind) policy.Seen {

@@ -123,26 +123,33 @@ func runGateway(ctx context.Context, env *Env, flags *configFlags, quiet bool) e
 	return err
 }
 
-// onSignals reloads on SIGHUP and reopens the journal on SIGUSR1. Once the
-// gateway is stopping, a second SIGTERM or SIGINT ends the process.
+// onSignals reloads on SIGHUP, reopens the journal on SIGUSR1, and cuts live
+// flows on the second SIGTERM or SIGINT. The first of those ends the context
+// of the command.
 func onSignals(ctx context.Context, gw *gateway.Gateway, log *slog.Logger) (stop func()) {
-	ch := make(chan os.Signal, 4)
+	ch, ends := make(chan os.Signal, 4), make(chan os.Signal, 2)
 	signal.Notify(ch, syscall.SIGHUP, syscall.SIGUSR1)
+	signal.Notify(ends, syscall.SIGTERM, os.Interrupt)
 	done := make(chan struct{})
+	// Not one goroutine: a signal to end must not wait for a reload.
 	go func() {
-		stopping := ctx.Done()
-		again := make(chan os.Signal, 1)
-		defer signal.Stop(again)
+		for n := 1; ; n++ {
+			select {
+			case <-done:
+				return
+			case <-ends:
+				if n == 2 {
+					log.Warn("second signal: cutting live flows")
+					gw.Abort()
+				}
+			}
+		}
+	}()
+	go func() {
 		for {
 			select {
 			case <-done:
 				return
-			case <-stopping:
-				stopping = nil
-				signal.Notify(again, syscall.SIGTERM, os.Interrupt)
-			case <-again:
-				log.Warn("second signal: cutting live flows")
-				gw.Abort()
 			case s := <-ch:
 				if s == syscall.SIGUSR1 {
 					gw.ReopenJournal()
@@ -154,7 +161,7 @@ func onSignals(ctx context.Context, gw *gateway.Gateway, log *slog.Logger) (stop
 			}
 		}
 	}()
-	return func() { signal.Stop(ch); close(done) }
+	return func() { signal.Stop(ch); signal.Stop(ends); close(done) }
 }
 
 func newLogger(w io.Writer, l config.Log, level *slog.LevelVar) *slog.Logger {
@@ -183,6 +190,11 @@ func greet(w io.Writer, o gateway.Options, bound []gateway.Bound) {
 			secure = " over TLS"
 		}
 		fmt.Fprintf(w, "  listen  %-10s %s  (%s%s)\n", b.Name, b.Address, strings.Join(words, ", "), secure)
+	}
+	for _, b := range bound {
+		if b.Trust != "" {
+			fmt.Fprintf(w, "  trust   %s  (clients of %s need it)\n", b.Trust, b.Name)
+		}
 	}
 	p := o.Policy
 	fmt.Fprintf(w, "  policy  %s, %s: %s in %s, revision %s\n", o.Loaded, p.Mode(), count(p.Patterns(), "pattern"), count(len(p.Rules()), "rule"), p.Revision())

@@ -33,16 +33,30 @@ func (d *Door) ServeH2(ctx context.Context, c net.Conn, in flow.Inbound) {
 		s.streams.Lock()   // net/http2 does not wait for its handlers
 		s.streams.Unlock() //nolint:staticcheck // SA2001: to wait is all that is wanted
 	}()
+	client := sniff.NewConn(c)
+	if !d.awaitPreface(client) {
+		return
+	}
 	srv := http2.Server{
 		MaxConcurrentStreams: maxStreams,
 		IdleTimeout:          d.o.IdleTimeout,
 		ReadIdleTimeout:      time.Minute, // then a ping finds out whether the client is still there
 	}
-	srv.ServeConn(withState(c), &http2.ServeConnOpts{
+	srv.ServeConn(withState(client), &http2.ServeConnOpts{
 		Context:    ctx,
 		BaseConfig: &http.Server{MaxHeaderBytes: d.o.MaxHeader},
 		Handler:    http.HandlerFunc(s.serveH2),
 	})
+}
+
+// awaitPreface waits for what a client must begin with (RFC 9113 section 3.4),
+// for as long as for a request head: net/http2 has a time of its own.
+func (d *Door) awaitPreface(c *sniff.Conn) bool {
+	c.SetReadDeadline(time.Now().Add(d.o.HeaderTimeout)) //nolint:errcheck // then the read fails
+	if _, err := c.Peek(len(http2.ClientPreface)); err != nil {
+		return false
+	}
+	return c.SetReadDeadline(time.Time{}) == nil
 }
 
 // withState makes c tell its TLS state: net/http2 then marks requests with

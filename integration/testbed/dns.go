@@ -33,14 +33,7 @@ type NameServer struct {
 func NewNameServer(t testing.TB) *NameServer {
 	t.Helper()
 	n := &NameServer{answers: map[string]Answer{}, asked: map[string]int{}}
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", pc.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	pc, l := bothOnOnePort(t)
 	n.URL = "udp://" + pc.LocalAddr().String()
 	for _, srv := range []*dns.Server{{PacketConn: pc, Handler: n}, {Listener: l, Handler: n}} {
 		started, done := make(chan struct{}), make(chan struct{})
@@ -53,6 +46,24 @@ func NewNameServer(t testing.TB) *NameServer {
 		t.Cleanup(func() { srv.Shutdown(); <-done })
 	}
 	return n
+}
+
+// bothOnOnePort opens UDP and TCP on the same free port of loopback.
+func bothOnOnePort(t testing.TB) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for range 50 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pc, err := net.ListenPacket("udp", l.Addr().String())
+		if err == nil {
+			return pc, l
+		}
+		l.Close() // another program has the port for UDP
+	}
+	t.Fatal("no port is free for both UDP and TCP")
+	return nil, nil
 }
 
 // Set says what to answer about a name from now on.
