@@ -101,6 +101,10 @@ func printCheck(env *Env, rep *checkReport) {
 		fmt.Fprintf(env.Stderr, "%s: not in order: %s\n", rep.File, count(len(rep.Errors), "error"))
 		return
 	}
+	if !rep.OK {
+		fmt.Fprintf(env.Stderr, "%s: not in order: %s, and --strict\n", rep.File, count(len(rep.Warnings), "warning"))
+		return
+	}
 	fmt.Fprintf(env.Stdout, "%s: in order: mode %s, %s, %s, %s, revision %s\n", rep.File, rep.Mode,
 		count(rep.Patterns, "pattern"), count(rep.Rules, "rule"), count(len(rep.Warnings), "warning"), rep.Revision)
 }

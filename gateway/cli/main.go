@@ -152,14 +152,15 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 	return fmt.Errorf("unknown command %q", args[0])
 }
 
-// arguments is cobra.ExactArgs and its kin, in words of our own.
+// arguments is cobra.RangeArgs, in words of our own: what is missing, or what
+// to write instead.
 func arguments(least, most int, what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		switch {
 		case len(args) < least:
-			return fmt.Errorf("say %s", what)
-		case len(args) > most && most == 0:
-			return fmt.Errorf("%q is one argument too many: the command takes none", args[0])
+			return errors.New(what)
+		case len(args) > most && what != "":
+			return fmt.Errorf("%q is one argument too many; %s", args[most], what)
 		case len(args) > most:
 			return fmt.Errorf("%q is one argument too many", args[most])
 		}

@@ -36,7 +36,7 @@ journal file.
 
 Every key of the file that is one value can be set by a variable, such as
 SLUICE_POLICY_MODE=report or SLUICE_ADMIN_ADDRESS=127.0.0.1:9128.`,
-		Args: arguments(0, 0, ""),
+		Args: arguments(0, 0, "name a file by --config"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runGateway(cmd.Context(), env, &in, quiet)
 		},
@@ -51,12 +51,18 @@ type configFlags struct {
 	path, listen, admin, mode, logLevel, logFormat string
 }
 
-func (c *configFlags) add(cmd *cobra.Command) {
+// addPolicy adds those that a question about the policy needs.
+func (c *configFlags) addPolicy(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&c.path, "config", "c", "", "configuration file (or $SLUICE_CONFIG); none: the embedded default")
+	f.StringVar(&c.mode, "mode", "", "enforce, report or open, instead of the file's")
+}
+
+func (c *configFlags) add(cmd *cobra.Command) {
+	c.addPolicy(cmd)
+	f := cmd.Flags()
 	f.StringVar(&c.listen, "listen", "", "address of the proxy listener, instead of the file's")
 	f.StringVar(&c.admin, "admin", "", "address of the admin listener, instead of the file's")
-	f.StringVar(&c.mode, "mode", "", "enforce, report or open, instead of the file's")
 	f.StringVar(&c.logLevel, "log-level", "", "debug, info, warn or error")
 	f.StringVar(&c.logFormat, "log-format", "", "text or json")
 }
@@ -191,7 +197,7 @@ func greet(w io.Writer, o gateway.Options, bound []gateway.Bound) {
 		}
 	}
 	p := o.Policy
-	fmt.Fprintf(w, "  policy  %s, %s: %d patterns in %d rules, revision %s\n", o.Loaded, p.Mode(), p.Patterns(), len(p.Rules()), p.Revision())
+	fmt.Fprintf(w, "  policy  %s, %s: %s in %s, revision %s\n", o.Loaded, p.Mode(), count(p.Patterns(), "pattern"), count(len(p.Rules()), "rule"), p.Revision())
 	if o.Journal != nil {
 		fmt.Fprintf(w, "  audit   %s\n", o.Journal.Dir)
 	}

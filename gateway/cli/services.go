@@ -18,7 +18,7 @@ through an egress gateway. A policy names one with
 
   policy:
     services: [vonage-video, {name: coturn, params: {turn_host: turn.corp.example}}]`,
-		Args: arguments(0, 0, ""),
+		Args: arguments(0, 0, "for one of them use `sluice services show`"),
 		RunE: func(*cobra.Command, []string) error {
 			if err := checkFormat(format); err != nil {
 				return err
@@ -35,7 +35,7 @@ through an egress gateway. A policy names one with
 		Use:     "show NAME",
 		Short:   "Show what a service opens, with its sources and parameters",
 		Example: "  sluice services show vonage-video",
-		Args:    arguments(1, 1, "which service; `sluice services` lists them"),
+		Args:    arguments(1, 1, "say which service; `sluice services` lists them"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := checkFormat(format); err != nil {
 				return err

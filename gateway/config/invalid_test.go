@@ -92,8 +92,8 @@ func TestInvalidFiles(t *testing.T) {
 		"a link to itself": {loop, "FILE: read: too many levels of symbolic links"},
 		"cut in a text":    {write("cut.yaml", "version: 1\npolicy: {allow: [\"*.tok"), "FILE:2: not valid YAML: found unexpected end of stream"},
 		"aliases that blow up": {write("bomb.yaml", "resolver: {servers: [a]}\nguard:\n  permit: &l ["+strings.Repeat("a,", 30_000)+"]\npolicy:\n  rules:\n"+
-			"    - &r {from: {cidrs: *l, users: *l}, to: {hosts: *l}}\n"+strings.Repeat("    - *r\n", 30)), "FILE: has more than 2000000 values, those of aliases (*) counted each time"},
-		"an alias of itself": {write("self.yaml", "policy:\n  allow: &a [*a]\n"), "FILE:2: policy.allow[0]: want one value, not a list"},
+			"    - &r {from: {cidrs: *l, users: *l}, to: {hosts: *l}}\n"+strings.Repeat("    - *r\n", 30)), "FILE: has more than 2000000 values, those of aliases (*) counted each time, or an alias of itself"},
+		"an alias of itself": {write("self.yaml", "policy:\n  allow: &a [*a]\n"), "FILE: has more than 2000000 values, those of aliases (*) counted each time, or an alias of itself"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := loadAll(Input{Path: c.path})

@@ -44,7 +44,6 @@ type document struct {
 	root  *yaml.Node     // the map at the top
 	lines map[string]int // path → line
 	errs  []error
-	nodes int // looked at so far
 }
 
 // maxNodes bounds the values of a file, and what aliases blow it up to. Names
@@ -76,14 +75,37 @@ func parseStrict(file string, data []byte, shape any) (*document, error) {
 		return nil, &Error{File: file, Line: root.Line, Msg: "the file must be a map of keys such as `version: 1`; see config.example.yaml"}
 	}
 	d.root = root.Content[0]
-	d.walk(d.root, reflect.TypeOf(shape), "")
-	if d.nodes > maxNodes {
-		return nil, &Error{File: file, Msg: fmt.Sprintf("has more than %d values, those of aliases (*) counted each time", maxNodes)}
+	if weigh(d.root, map[*yaml.Node]int{}) > maxNodes {
+		return nil, &Error{File: file, Msg: fmt.Sprintf("has more than %d values, those of aliases (*) counted each time, or an alias of itself", maxNodes)}
 	}
+	d.walk(d.root, reflect.TypeOf(shape), "")
 	if more := len(d.errs) - maxErrors; more > 0 {
 		d.errs = append(d.errs[:maxErrors], &Error{File: file, Msg: fmt.Sprintf("and %d errors more", more)})
 	}
 	return d, errors.Join(d.errs...)
+}
+
+// weigh counts the values below a node, those of aliases each time, up to a
+// few more than maxNodes. known holds what anchors weigh; one that is being
+// weighed is too heavy, as it would hold itself.
+func weigh(n *yaml.Node, known map[*yaml.Node]int) int {
+	n = real(n)
+	if w, ok := known[n]; ok {
+		return w
+	}
+	if n.Anchor != "" {
+		known[n] = maxNodes + 1
+	}
+	w := 1
+	for _, c := range n.Content {
+		if w += weigh(c, known); w > maxNodes {
+			return maxNodes + 1
+		}
+	}
+	if n.Anchor != "" {
+		known[n] = w
+	}
+	return w
 }
 
 // real is the node that an alias stands for, or the node itself.
@@ -132,9 +154,6 @@ var (
 func (d *document) walk(n *yaml.Node, t reflect.Type, path string) {
 	line := n.Line // of an alias, not of what it stands for
 	n = real(n)
-	if d.nodes++; d.nodes > maxNodes {
-		return
-	}
 	d.lines[path] = line
 	if isNull(n) {
 		return // an empty value: the default
