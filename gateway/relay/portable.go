@@ -188,10 +188,10 @@ func (t *tunnel) eof(from, to *side) {
 	if !t.over && from.end == "" {
 		from.end = EndEOF
 	}
-	last := to.end == EndEOF
+	last := to.end == EndEOF && to.tcp != nil
 	t.mu.Unlock()
 	if last {
-		return // result closes both, which tells the other side as well
+		return // result closes both, which tells a TCP peer as well
 	}
 	told := to.closeWrite()
 
