@@ -188,9 +188,9 @@ func (t *tunnel) eof(from, to *side) {
 	if !t.over && from.end == "" {
 		from.end = EndEOF
 	}
-	last := to.end == EndEOF
+	last := to.end == EndEOF && to.tcp != nil
 	t.mu.Unlock()
-	if last && to.tcp != nil {
+	if last {
 		return // result closes both, which tells a TCP peer the same; other kinds tell an end from a break
 	}
 	told := to.closeWrite()
