@@ -271,12 +271,12 @@ func (r *recorder) write(f *flow.Flow, e audit.Event) error {
 	rec := audit.FromFlow(f, e, r.now())
 	var lost error
 	if r.journal != nil {
-		if err := r.journal.Append(&rec); err != nil && r.required {
+		if err := r.journal.Append(rec); err != nil && r.required {
 			lost = fmt.Errorf("%w: %w", errUnrecorded, err)
 		}
 	}
 	for _, sink := range r.sinks {
-		sink(&rec)
+		sink(rec)
 	}
 	return lost
 }

@@ -56,8 +56,7 @@ func withZone(z *zone) func(*Options) {
 }
 
 func TestDeniedNamesAreNeverLookedUp(t *testing.T) {
-	up, z := newEcho(t, "127.0.0.1", 0), newZone(t)
-	z.fallback = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	up, z := newEcho(t, "127.0.0.1", 0), newZone(t, "127.0.0.1")
 	spec := rules(up.rule("allowed.example.net", "*.wild.example.net"))
 	spec.Deny = []string{"bad.wild.example.net"}
 	w := start(t, up, spec, withZone(z))
@@ -196,8 +195,7 @@ func TestOwnListenersAreRefused(t *testing.T) {
 }
 
 func TestReportModeLetsGoAndSaysSo(t *testing.T) {
-	up, z := newEcho(t, "127.0.0.1", 0), newZone(t)
-	z.fallback = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	up, z := newEcho(t, "127.0.0.1", 0), newZone(t, "127.0.0.1")
 	z.set("guarded.example.net", "127.0.0.2")
 	spec := rules(up.rule("allowed.example.net"))
 	spec.Mode = "report"

@@ -44,7 +44,11 @@ func TestThousandTunnelsLeaveNothing(t *testing.T) {
 			w.live(0)
 			settle(w)
 			goroutines, files := runtime.NumGoroutine(), descriptors(t)
-			work := make(chan int)
+			work := make(chan int, tunnels)
+			for i := range tunnels {
+				work <- i
+			}
+			close(work)
 			var all sync.WaitGroup
 			for range atOnce {
 				all.Go(func() {
@@ -58,10 +62,6 @@ func TestThousandTunnelsLeaveNothing(t *testing.T) {
 					}
 				})
 			}
-			for i := range tunnels {
-				work <- i
-			}
-			close(work)
 			all.Wait()
 			w.live(0)
 			settle(w)

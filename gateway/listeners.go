@@ -102,7 +102,7 @@ func (g *Gateway) newFront(ctx context.Context, l Listener) (*front, error) {
 			Out: g.gate, NoConnect: !l.has(flow.DoorConnect), NoHTTP: !l.has(flow.DoorHTTP),
 			HeaderTimeout: lim.Handshake, HandshakeTimeout: lim.Handshake, Relay: g.opt.Relay, Log: g.log,
 		})
-		g.resets = append(g.resets, d.Reset)
+		g.resets, g.leaves = append(g.resets, d.Reset), append(g.leaves, d.Leave)
 		f.doors.http = d
 	}
 	if l.TLS != nil {

@@ -18,28 +18,34 @@ const liveShards = 64
 
 // liveSet knows the flows that are being relayed.
 type liveSet struct {
-	shards [liveShards]struct {
-		sync.Mutex
-		flows map[flow.ID]*liveFlow
-	}
-	count atomic.Int64
+	shards [liveShards]liveShard
+	count  atomic.Int64
 }
+
+type liveShard struct {
+	sync.Mutex
+	flows map[flow.ID]*liveFlow
+}
+
+func (s *liveSet) shard(id flow.ID) *liveShard { return &s.shards[id[15]%liveShards] }
 
 // liveFlow is a live flow as others may see it: a copy of its facts, taken
 // when its relay began, and the way to cut it.
 type liveFlow struct {
-	mu    sync.Mutex
-	facts flow.Flow
-	cut   context.CancelCauseFunc
-	over  atomic.Bool // ended, or cut already: there is nothing left to judge
+	mu       sync.Mutex
+	facts    flow.Flow
+	cut      context.CancelCauseFunc
+	over     atomic.Bool // ended, or cut already: there is nothing left to judge
+	gate     *gate
+	released atomic.Bool
 }
 
 // Live implements flow.Opener.
 func (g *gate) Live(ctx context.Context, f *flow.Flow) (context.Context, func()) {
 	live, cut := context.WithCancelCause(ctx)
-	lf := &liveFlow{cut: cut}
+	lf := &liveFlow{gate: g, cut: cut}
 	lf.take(f)
-	shard := &g.live.shards[f.ID[15]%liveShards]
+	shard := g.live.shard(f.ID)
 	shard.Lock()
 	if shard.flows == nil {
 		shard.flows = map[flow.ID]*liveFlow{}
@@ -53,23 +59,27 @@ func (g *gate) Live(ctx context.Context, f *flow.Flow) (context.Context, func())
 	if f.Decision.Revision != g.policy.Load().Revision() {
 		g.cutIfDenied(lf, g.now())
 	}
-	var once sync.Once
-	return live, func() {
-		once.Do(func() {
-			lf.over.Store(true)
-			shard.Lock()
-			delete(shard.flows, f.ID)
-			shard.Unlock()
-			g.live.count.Add(-1)
-			g.active(-1)
-			cut(nil)
-		})
+	return live, lf.release
+}
+
+// release takes the flow out of the set, once.
+func (lf *liveFlow) release() {
+	if lf.released.Swap(true) {
+		return
 	}
+	lf.over.Store(true)
+	shard := lf.gate.live.shard(lf.facts.ID)
+	shard.Lock()
+	delete(shard.flows, lf.facts.ID)
+	shard.Unlock()
+	lf.gate.live.count.Add(-1)
+	lf.gate.active(-1)
+	lf.cut(nil)
 }
 
 // update tells the set what was learnt of a live flow since it began.
 func (s *liveSet) update(f *flow.Flow) {
-	shard := &s.shards[f.ID[15]%liveShards]
+	shard := s.shard(f.ID)
 	shard.Lock()
 	defer shard.Unlock()
 	if lf := shard.flows[f.ID]; lf != nil {
@@ -77,12 +87,13 @@ func (s *liveSet) update(f *flow.Flow) {
 	}
 }
 
-// take copies the facts of f.
+// take copies the facts of f. The list of claims is shared: what is in it does
+// not change, and what comes behind it is not in the copy.
 func (lf *liveFlow) take(f *flow.Flow) {
 	lf.mu.Lock()
 	defer lf.mu.Unlock()
 	lf.facts = *f
-	lf.facts.Claims = slices.Clone(f.Claims)
+	lf.facts.Claims = slices.Clip(f.Claims)
 }
 
 // copy returns the facts as they are known now.
@@ -106,15 +117,25 @@ func (s *liveSet) all() []*liveFlow {
 	return list
 }
 
-// cutIfDenied judges a live flow by the policy in force, and cuts and records
-// it if that denies it now.
+// judge judges a live flow by the policy in force. One that may go on is shown
+// with its new decision from now on.
+func (g *gate) judge(lf *liveFlow, now time.Time) (facts flow.Flow, denied bool) {
+	facts = lf.copy()
+	facts.Decision, denied = g.rejudge(&facts, now)
+	if !denied {
+		lf.mu.Lock()
+		lf.facts.Decision = facts.Decision
+		lf.mu.Unlock()
+	}
+	return facts, denied
+}
+
+// cutIfDenied cuts and records a live flow if the policy in force denies it.
 func (g *gate) cutIfDenied(lf *liveFlow, now time.Time) bool {
-	facts := lf.copy()
-	d, denied := g.rejudge(&facts, now)
+	facts, denied := g.judge(lf, now)
 	if !denied || !lf.over.CompareAndSwap(false, true) {
 		return false
 	}
-	facts.Decision = d
 	g.keep.write(&facts, audit.EventDecision)
 	lf.cut(&flow.CutError{End: flow.EndPolicy})
 	return true
@@ -132,8 +153,7 @@ func (g *gate) rejudgeLive(grace time.Duration) (cut int) {
 			}
 			continue
 		}
-		facts := lf.copy()
-		if _, denied := g.rejudge(&facts, now); denied {
+		if _, denied := g.judge(lf, now); denied {
 			cut++
 			time.AfterFunc(grace, func() { g.cutIfDenied(lf, g.now()) })
 		}

@@ -54,6 +54,25 @@ func TestReloadOfTheSamePolicyCutsNothing(t *testing.T) {
 	c.echo("still here\n")
 }
 
+func TestLiveFlowsAreShownUnderTheNewPolicy(t *testing.T) {
+	up := newEcho(t, "127.0.0.1", 0)
+	r := up.rule("a.example.net")
+	for _, grace := range []time.Duration{0, time.Hour} {
+		w := start(t, up, rules(r), func(o *Options) { o.Limits.RevokeGrace = grace })
+		c := w.tunnel("a.example.net")
+		renamed := r
+		renamed.Name, renamed.Owner = "renamed", "others"
+		w.load(rules(renamed))
+		if res, err := w.g.Reload(context.Background()); err != nil || res.Cut != 0 {
+			t.Fatalf("Reload: %+v, %v; want nothing cut", res, err)
+		}
+		if list := w.g.Flows(10); len(list) != 1 || list[0].Rule != "renamed" || list[0].Owner != "others" {
+			t.Errorf("flows: %+v; want the new rule", list)
+		}
+		c.echo("still here\n")
+	}
+}
+
 func TestBrokenPolicyKeepsTheOldOne(t *testing.T) {
 	up := newEcho(t, "127.0.0.1", 0)
 	w := start(t, up, rules(up.rule("keep.example.net")))

@@ -30,6 +30,7 @@ type Gateway struct {
 	open       []*opened
 	admin      *adminServer // nil: there is none
 	resets     []func()     // called when a new policy is published
+	leaves     []func()     // called when the gateway begins to stop
 	started    time.Time
 	ready      atomic.Bool
 	reloading  sync.Mutex
@@ -172,6 +173,9 @@ func (g *Gateway) drain(cut context.CancelCauseFunc) {
 	}
 	for _, o := range g.open {
 		o.StopAccepting()
+	}
+	for _, leave := range g.leaves {
+		leave()
 	}
 	deadline := time.NewTimer(g.opt.Limits.Drain)
 	defer deadline.Stop()

@@ -46,11 +46,12 @@ type httpDoor interface {
 // for. Silent clients are cut after the handshake time-out.
 func (f *front) serve(ctx context.Context, c net.Conn) {
 	in := flow.Inbound{Listener: f.opt.Name, Client: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()), Port: f.opt.Port}
-	c.SetDeadline(time.Now().Add(f.hello))
 	if f.tls != nil {
+		c.SetDeadline(time.Now().Add(f.hello))
 		f.serveTLS(ctx, c, in)
 		return
 	}
+	c.SetReadDeadline(time.Now().Add(f.hello)) // nothing is written before the first bytes are there
 	f.pick(ctx, sniff.NewConn(c), in)
 }
 
@@ -89,7 +90,10 @@ func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 		}
 	}
 	stop() // from here on the door watches ctx
-	c.SetDeadline(time.Time{})
+	if f.tls != nil {
+		c.SetWriteDeadline(time.Time{})
+	}
+	c.SetReadDeadline(time.Time{})
 	switch {
 	case kind == sniff.KindTLS && f.doors.tls != nil:
 		f.doors.tls.Serve(ctx, c, in)

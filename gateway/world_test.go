@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -358,11 +357,7 @@ func clientHello(t testing.TB, sni string) []byte {
 }
 
 // wildcardDNS is a DNS server for which every name is 127.0.0.1.
-func wildcardDNS(t testing.TB) string {
-	z := newZone(t)
-	z.fallback = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
-	return z.addr
-}
+func wildcardDNS(t testing.TB) string { return newZone(t, "127.0.0.1").addr }
 
 // lines is a log that is written and read at the same time.
 type lines struct {

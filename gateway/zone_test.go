@@ -13,19 +13,24 @@ import (
 // zone is a DNS server that counts the questions for each name.
 type zone struct {
 	addr     string
-	fallback []netip.Addr // of names that are not in records
+	fallback []netip.Addr
 	mu       sync.Mutex
 	records  map[string][]netip.Addr
 	asked    map[string]int
 }
 
-func newZone(t testing.TB) *zone {
+// newZone starts a server. The fallback is the answer for names that are not
+// set; without one, they do not exist.
+func newZone(t testing.TB, fallback ...string) *zone {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	z := &zone{addr: pc.LocalAddr().String(), records: map[string][]netip.Addr{}, asked: map[string]int{}}
+	for _, a := range fallback {
+		z.fallback = append(z.fallback, netip.MustParseAddr(a))
+	}
 	started := make(chan struct{})
 	srv := &dns.Server{PacketConn: pc, Handler: z, NotifyStartedFunc: func() { close(started) }}
 	done := make(chan struct{})

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -44,6 +45,19 @@ func echoes(c net.Conn) bool {
 	return err == nil && string(buf) == "\x01echo"
 }
 
+// again sends one request on a connection to the proxy that may be kept.
+func again(t *testing.T, c net.Conn) *http.Response {
+	t.Helper()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	io.WriteString(c, "GET http://hlg.tokbox.com/ HTTP/1.1\r\nHost: hlg.tokbox.com\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("request on a kept connection: %v %v", res, err)
+	}
+	io.Copy(io.Discard, res.Body)
+	return res
+}
+
 // awaitExit waits for the end of the process and checks its exit code.
 func (w *world) awaitExit(t *testing.T, want int) {
 	t.Helper()
@@ -76,6 +90,14 @@ func TestStopLetsFlowsEnd(t *testing.T) {
 			if code, _ := w.Get("/readyz"); code != 200 {
 				t.Fatalf("readyz before: %d", code)
 			}
+			kept, err := net.Dial("tcp", w.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer kept.Close()
+			if res := again(t, kept); res.Close {
+				t.Error("a connection is not kept between requests")
+			}
 			stop(t, w)
 			testbed.Eventually(t, "readyz says 503", func() bool { code, _ := w.Get("/readyz"); return code == 503 })
 			testbed.Eventually(t, "no new connections", func() bool {
@@ -93,6 +115,9 @@ func TestStopLetsFlowsEnd(t *testing.T) {
 			}
 			if ended, _ := w.Exited(); ended {
 				t.Error("it ended before its last flow")
+			}
+			if res := again(t, kept); !res.Close {
+				t.Error("a client is not told to take its next request elsewhere")
 			}
 			tunnel.Close()
 			w.awaitExit(t, 0)
@@ -137,10 +162,7 @@ func TestStopCutsWhatDoesNotEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer idle.Close()
-			io.WriteString(idle, "GET http://hlg.tokbox.com/ HTTP/1.1\r\nHost: hlg.tokbox.com\r\n\r\n")
-			if res, err := http.ReadResponse(bufio.NewReader(idle), nil); err != nil || res.StatusCode != 200 {
-				t.Fatalf("%v %v", res, err)
-			}
+			again(t, idle)
 			w.Signal(syscall.SIGTERM)
 			testbed.Eventually(t, "it stops", func() bool { code, _ := w.Get("/readyz"); return code != 200 })
 			for range tc.again {
@@ -184,6 +206,16 @@ func TestStopWithoutFlows(t *testing.T) {
 			}
 			defer c.Close()
 		}
+	}
+	// These came after them, so all are accepted.
+	w.tried(t, "evil.test:443")
+	c, err := net.Dial("tcp", w.Address("sni"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := tls.Client(c, &tls.Config{ServerName: "evil.test"}).Handshake(); err == nil {
+		t.Error("a denied name by SNI passes")
 	}
 	start := time.Now()
 	w.Signal(syscall.SIGTERM)

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -119,6 +120,28 @@ func TestRuleOnTrial(t *testing.T) {
 	}
 }
 
+// A deny rule on trial marks the flow, and takes nothing from the rule that
+// lets it out: its limits hold.
+func TestTrialLeavesLimits(t *testing.T) {
+	w := newWorld(t, `    - {name: few, max_bytes: 64KiB, to: {hosts: ["*.supportsquare.io"], ports: ["1-65535"], app: opaque}}
+    - {name: few-web, max_bytes: 64KiB, to: {hosts: ["*.supportsquare.io"], ports: [80], app: http}}
+    - {name: ban, action: deny, mode: report, to: {hosts: [passerelle.supportsquare.io]}}
+`)
+	c := w.echoTunnel(t, testbed.Echo(t))
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	go io.Copy(c, io.LimitReader(zeroReader{}, 1<<20))
+	if n, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) || n >= 1<<20 {
+		t.Errorf("%d bytes came back of a tunnel that may carry 64 KiB: %v", n, err)
+	}
+	if r := w.Await("event", "end", "door", "connect"); r.Str("client_end") != "limit" || r.Str("rule") != "ban" {
+		t.Errorf("record: %v", r)
+	}
+	if status, body := w.get(t, "http://passerelle.supportsquare.io/bytes?n=1000000"); status == 200 && len(body) >= 1000000 {
+		t.Error("a response over the limit came whole")
+	}
+}
+
 // A rule that expires takes its live tunnels with it, though nothing is
 // reloaded.
 func TestRuleExpires(t *testing.T) {
@@ -137,7 +160,7 @@ func TestRuleExpires(t *testing.T) {
 	defer tunnel.Close()
 	awaitCut(t, tunnel)
 	r := w.Await("host", "passerelle.supportsquare.io", "decision", "deny")
-	if r.Str("reason") != "expired" || r.Str("rule") != "raw" {
+	if r.Str("reason") != "expired" || !strings.Contains(r.Str("detail"), `rule "raw" expired`) {
 		t.Errorf("record of the cut: %v", r)
 	}
 	if r := w.Await("event", "end", "host", "passerelle.supportsquare.io"); r.Str("client_end") != "policy" {

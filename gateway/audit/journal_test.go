@@ -58,7 +58,7 @@ func numbered(n int) *Record {
 	f := flow.New(flow.DoorConnect, netip.MustParseAddrPort("192.0.2.7:40000"), netip.AddrPort{})
 	f.Host = fmt.Sprintf("n%d.test", n)
 	f.Decision.Host, f.Decision.Reason = f.Host, "no_rule"
-	r := FromFlow(f, EventDecision, f.Start)
+	r := *FromFlow(f, EventDecision, f.Start)
 	return &r
 }
 

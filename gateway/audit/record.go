@@ -110,8 +110,8 @@ type Sink interface {
 
 // FromFlow makes the record of an event of f. It shares f's lists of claims,
 // addresses and aliases, which doors and gate only append to or replace.
-func FromFlow(f *flow.Flow, e Event, now time.Time) Record {
-	r := Record{
+func FromFlow(f *flow.Flow, e Event, now time.Time) *Record {
+	r := &Record{
 		Schema: Schema, Event: e, Time: now.UTC(), ID: f.ID.String(), Start: f.Start.UTC(),
 		Door: f.Door, Listener: f.Listener,
 		Client: f.Client.Addr().Unmap(), ClientPort: f.Client.Port(),

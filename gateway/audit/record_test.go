@@ -50,7 +50,7 @@ func endedFlow() *flow.Flow {
 
 func TestFromFlow(t *testing.T) {
 	f := deniedFlow()
-	r := FromFlow(f, EventDecision, testTime.Add(1234567*time.Nanosecond))
+	r := *FromFlow(f, EventDecision, testTime.Add(1234567*time.Nanosecond))
 	for _, c := range []struct {
 		field     string
 		got, want any
@@ -101,7 +101,7 @@ func TestHost(t *testing.T) {
 		if c.addr != "" {
 			f.Decision.Addr = netip.MustParseAddr(c.addr)
 		}
-		if r := FromFlow(f, EventDecision, f.Start); r.Host != c.host || r.HostRaw != c.raw {
+		if r := *FromFlow(f, EventDecision, f.Start); r.Host != c.host || r.HostRaw != c.raw {
 			t.Errorf("%s: got host %q, raw %q; want %q, %q", c.name, r.Host, r.HostRaw, c.host, c.raw)
 		}
 	}
@@ -130,21 +130,21 @@ func TestTraceparent(t *testing.T) {
 	} {
 		f := flow.New(flow.DoorHTTP, netip.AddrPort{}, netip.AddrPort{})
 		f.Traceparent = c.header
-		r := FromFlow(f, EventDecision, f.Start)
+		r := *FromFlow(f, EventDecision, f.Start)
 		if ok := r.ParentSpanID != ""; ok != c.ok || r.Sampled != c.sampled {
 			t.Errorf("%s: got taken %v, sampled %v; want %v, %v", c.name, ok, r.Sampled, c.ok, c.sampled)
 		}
 		if !validID(r.TraceID) || !validID(r.SpanID) {
 			t.Errorf("%s: got ids %q, %q", c.name, r.TraceID, r.SpanID)
 		}
-		if again := FromFlow(f, EventEnd, f.Start); again.TraceID != r.TraceID || again.SpanID != r.SpanID {
+		if again := *FromFlow(f, EventEnd, f.Start); again.TraceID != r.TraceID || again.SpanID != r.SpanID {
 			t.Errorf("%s: the ids of the same flow differ", c.name)
 		}
 	}
 }
 
 func TestAppendJSONAllocatesNothing(t *testing.T) {
-	r := FromFlow(endedFlow(), EventEnd, testTime)
+	r := *FromFlow(endedFlow(), EventEnd, testTime)
 	buf := make([]byte, 0, 8192)
 	if n := testing.AllocsPerRun(100, func() { r.AppendJSON(buf[:0]) }); n != 0 {
 		t.Errorf("got %v allocations; want 0", n)
@@ -178,7 +178,7 @@ func sameJSON(t *testing.T, r *Record) {
 func TestAppendJSONAgreesWithEncodingJSON(t *testing.T) {
 	for _, f := range []*flow.Flow{deniedFlow(), endedFlow(), flow.New(flow.DoorTLS, netip.AddrPort{}, netip.AddrPort{})} {
 		for _, e := range []Event{EventDecision, EventEnd} {
-			r := FromFlow(f, e, testTime.Add(time.Second))
+			r := *FromFlow(f, e, testTime.Add(time.Second))
 			sameJSON(t, &r)
 			var back Record
 			if err := json.Unmarshal(r.AppendJSON(nil), &back); err != nil {
@@ -204,7 +204,7 @@ func FuzzRecord(f *testing.F) {
 		fl.Claim(flow.FromHost, host)
 		fl.Identity = &policy.Identity{User: user, Groups: []string{user, host}}
 		fl.Traceparent, fl.BytesIn = oops, n
-		r := FromFlow(fl, EventEnd, fl.Start)
+		r := *FromFlow(fl, EventEnd, fl.Start)
 		sameJSON(t, &r)
 		raw := Record{Host: host, Method: method, Path: path, Groups: []string{alpn}, Claims: []flow.Claim{{Host: user}}, BytesIn: n}
 		sameJSON(t, &raw)
@@ -222,12 +222,12 @@ func FuzzRecord(f *testing.F) {
 }
 
 func TestLog(t *testing.T) {
-	denied := FromFlow(deniedFlow(), EventDecision, testTime)
-	would := FromFlow(endedFlow(), EventDecision, testTime)
-	ended := FromFlow(endedFlow(), EventEnd, testTime)
+	denied := *FromFlow(deniedFlow(), EventDecision, testTime)
+	would := *FromFlow(endedFlow(), EventDecision, testTime)
+	ended := *FromFlow(endedFlow(), EventEnd, testTime)
 	plain := endedFlow()
 	plain.Decision.WouldDeny, plain.Decision.Reason = false, ""
-	allowed := FromFlow(plain, EventDecision, testTime)
+	allowed := *FromFlow(plain, EventDecision, testTime)
 	for _, c := range []struct {
 		name string
 		r    Record
@@ -252,7 +252,7 @@ func BenchmarkFromFlow(b *testing.B) {
 	f := endedFlow()
 	b.ReportAllocs()
 	for b.Loop() {
-		r := FromFlow(f, EventEnd, testTime)
+		r := *FromFlow(f, EventEnd, testTime)
 		if r.ID == "" {
 			b.Fatal("no id")
 		}
@@ -260,7 +260,7 @@ func BenchmarkFromFlow(b *testing.B) {
 }
 
 func BenchmarkAppendJSON(b *testing.B) {
-	r := FromFlow(endedFlow(), EventEnd, testTime)
+	r := *FromFlow(endedFlow(), EventEnd, testTime)
 	var buf []byte
 	b.ReportAllocs()
 	for b.Loop() {
@@ -269,7 +269,7 @@ func BenchmarkAppendJSON(b *testing.B) {
 }
 
 func BenchmarkEncodingJSON(b *testing.B) {
-	r := FromFlow(endedFlow(), EventEnd, testTime)
+	r := *FromFlow(endedFlow(), EventEnd, testTime)
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := json.Marshal(&r); err != nil {

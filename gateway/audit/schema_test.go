@@ -54,7 +54,7 @@ func TestRecordsFitTheSchema(t *testing.T) {
 	hostile.Decision.Reason = policy.ReasonMalformedName
 	for name, f := range map[string]*flow.Flow{"denied": deniedFlow(), "allowed": endedFlow(), "hostile": hostile} {
 		for _, e := range []Event{EventDecision, EventEnd} {
-			r := FromFlow(f, e, testTime.Add(time.Second))
+			r := *FromFlow(f, e, testTime.Add(time.Second))
 			if err := validate(s, r.AppendJSON(nil)); err != nil {
 				t.Errorf("%s %s: %v", name, e, err)
 			}
@@ -78,7 +78,7 @@ func TestSchemaRefuses(t *testing.T) {
 		"lost in a decision":      func(r *Record) { r.Lost = 1 },
 		"a short trace id":        func(r *Record) { r.TraceID = "ab" },
 	} {
-		r := FromFlow(deniedFlow(), EventDecision, testTime)
+		r := *FromFlow(deniedFlow(), EventDecision, testTime)
 		spoil(&r)
 		if err := validate(s, r.AppendJSON(nil)); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -141,7 +141,7 @@ func TestSchemaKnowsEveryWord(t *testing.T) {
 	for _, origin := range constants(t, "../flow/flow.go", "Origin") {
 		f := deniedFlow()
 		f.Claim(flow.Origin(origin), "a.test")
-		r := FromFlow(f, EventDecision, testTime)
+		r := *FromFlow(f, EventDecision, testTime)
 		if err := validate(compileSchema(t), r.AppendJSON(nil)); err != nil {
 			t.Errorf("claim from %s: %v", origin, err)
 		}

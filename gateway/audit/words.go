@@ -39,12 +39,17 @@ func clean(s string, limit int) string {
 	return s
 }
 
+// plain are the bytes that stand for themselves in JSON and print.
+var plain = func() (set [256]bool) {
+	for c := byte(' '); c < 0x7f; c++ {
+		set[c] = c != '"' && c != '\\'
+	}
+	return set
+}()
+
 func printable(s string) bool {
 	for i := 0; i < len(s); {
-		if c := s[i]; c < utf8.RuneSelf {
-			if c < ' ' || c == 0x7f {
-				return false
-			}
+		if plain[s[i]] || s[i] == '"' || s[i] == '\\' {
 			i++
 			continue
 		}

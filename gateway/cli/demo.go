@@ -3,6 +3,8 @@ package cli
 import (
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -27,7 +29,10 @@ Exit code 0: every flow did what it should, 1: not.`,
 			if err := checkFormat(format); err != nil {
 				return err
 			}
-			rep, err := demo.Run(cmd.Context(), demo.Options{
+			// A terminal that is closed must not leave the files of --keep.
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP)
+			defer stop()
+			rep, err := demo.Run(ctx, demo.Options{
 				Out: env.Stdout, Log: env.Stderr, Version: version(), JSON: format == "json", Keep: keep,
 				Color: isTerminal(env.Stdout) && env.getenv("NO_COLOR") == "" && env.getenv("TERM") != "dumb",
 			})

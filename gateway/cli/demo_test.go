@@ -84,7 +84,13 @@ func TestDemoShowsEveryFlowAndLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestDemoAsJSON(t *testing.T) {
+// The variables of a real receiver must neither break the tour nor get its
+// metrics.
+func TestDemoAsJSONWhateverTheEnvironmentSays(t *testing.T) {
+	t.Setenv("OTEL_SDK_DISABLED", "true")
+	t.Setenv("OTEL_METRICS_EXPORTER", "no-such-exporter")
+	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	check := cleanDemo(t)
 	var out, errs output
 	if code := Main(Env{Args: []string{"demo", "--output", "json"}, Stdout: &out, Stderr: &errs}); code != exitOK {
@@ -105,6 +111,9 @@ func TestDemoAsJSON(t *testing.T) {
 	}
 	if !rep.OK || len(rep.Flows) != 13 {
 		t.Fatalf("ok %v with %d flows; want true with 13", rep.OK, len(rep.Flows))
+	}
+	if os.Getenv("OTEL_SDK_DISABLED") != "true" {
+		t.Error("the tour changed the environment")
 	}
 	for i, f := range rep.Flows {
 		if f.Want == "allowed" {

@@ -178,7 +178,9 @@ func (w *world) startGateway(ctx context.Context, o *Options) error {
 	w.rules, w.patterns = len(opts.Policy.Rules()), opts.Policy.Patterns()
 	bound := make(chan []gateway.Bound, 1)
 	opts.Opened = func(b []gateway.Bound) { bound <- b }
+	restore := unsetOTEL()
 	gw, err := gateway.New(opts)
+	restore()
 	if err != nil {
 		return err
 	}
@@ -197,6 +199,23 @@ func (w *world) startGateway(ctx context.Context, o *Options) error {
 		stop()
 		<-watch
 		return err
+	}
+}
+
+// unsetOTEL takes the OTEL_* variables away until restore is called: with them
+// the tour's metrics could go to a real receiver.
+func unsetOTEL() (restore func()) {
+	kept := map[string]string{}
+	for _, kv := range os.Environ() {
+		if name, value, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "OTEL_") {
+			kept[name] = value
+			os.Unsetenv(name)
+		}
+	}
+	return func() {
+		for name, value := range kept {
+			os.Setenv(name, value)
+		}
 	}
 }
 

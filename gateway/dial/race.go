@@ -14,6 +14,9 @@ const maxAttempts = 8
 // order makes the families take turns, IPv6 first (RFC 8305 section 4), and
 // keeps the first addresses.
 func order(addrs []netip.Addr, port uint16) []netip.AddrPort {
+	if len(addrs) == 1 {
+		return []netip.AddrPort{netip.AddrPortFrom(addrs[0].Unmap(), port)}
+	}
 	var by [2][]netip.Addr // IPv6, IPv4
 	for _, a := range addrs {
 		if a = a.Unmap(); a.Is4() {

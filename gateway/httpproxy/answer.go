@@ -1,11 +1,13 @@
 package httpproxy
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -98,7 +100,7 @@ func destination(f *flow.Flow) string {
 	if f.Host == "" {
 		return ""
 	}
-	return net.JoinHostPort(f.Host, fmt.Sprint(f.Port))
+	return net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port)))
 }
 
 // fields returns the header and the body, in the type that the client asked
@@ -121,7 +123,7 @@ func (a *answer) fields(accept string) (http.Header, []byte) {
 		header.Set("Content-Type", "text/plain; charset=utf-8")
 		body = a.text()
 	}
-	header.Set("Content-Length", fmt.Sprint(len(body)))
+	header.Set("Content-Length", strconv.Itoa(len(body)))
 	return header, body
 }
 
@@ -136,17 +138,18 @@ func (a *answer) summary() string {
 }
 
 func (a *answer) text() []byte {
-	var b strings.Builder
-	b.WriteString(a.line + "\n\n")
+	b := make([]byte, 0, 512)
+	b = append(append(b, a.line...), "\n\n"...)
 	for _, row := range [...]struct{ name, value string }{
 		{"error", a.Error}, {"reason", string(a.Reason)}, {"detail", a.Detail}, {"host", a.Host},
 		{"rule", a.Rule}, {"owner", a.Owner}, {"record", a.Record},
 	} {
 		if row.value != "" {
-			fmt.Fprintf(&b, "%s: %s\n", row.name, printable(row.value))
+			b = append(append(b, row.name...), ": "...)
+			b = append(append(b, printable(row.value)...), '\n')
 		}
 	}
-	return []byte(b.String())
+	return b
 }
 
 // proxyStatus returns a Proxy-Status field value (RFC 9209 section 2).
@@ -155,10 +158,11 @@ func proxyStatus(token, details string) string {
 	if details == "" {
 		return s
 	}
-	// A structured field string (RFC 8941 section 3.3.3) escapes these two.
-	details = strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(printable(details))
-	return s + `; details="` + details + `"`
+	return s + `; details="` + quoted.Replace(printable(details)) + `"`
 }
+
+// quoted escapes what a structured field string (RFC 8941 section 3.3.3) must.
+var quoted = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 // printable replaces all but printable ASCII, and bounds the length.
 func printable(s string) string {
@@ -197,13 +201,14 @@ func (a *answer) send(c net.Conn, accept string) {
 	header, body := a.fields(accept)
 	header.Set("Connection", "close")
 	header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
-	var b strings.Builder
+	var b bytes.Buffer
+	b.Grow(1 << 10)
 	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", a.Status, http.StatusText(a.Status))
-	header.Write(&b) //nolint:errcheck // a Builder does not fail
+	header.Write(&b) //nolint:errcheck // a Buffer does not fail
 	b.WriteString("\r\n")
 	b.Write(body)
 	c.SetWriteDeadline(time.Now().Add(answerTime)) //nolint:errcheck // then the write fails
-	c.Write([]byte(b.String()))                    //nolint:errcheck // the client's loss
+	c.Write(b.Bytes())                             //nolint:errcheck // the client's loss
 }
 
 // answerTime is how long a client may take to let a short answer into its

@@ -1,6 +1,7 @@
 package httpproxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -84,6 +85,7 @@ type Door struct {
 	via     string // our pseudonym
 	proxy   http.Handler
 	servers *upstreams
+	leaving atomic.Bool // Leave was called
 	resets  atomic.Int64
 }
 
@@ -103,6 +105,10 @@ func (d *Door) Reset() {
 	d.servers.reset()
 }
 
+// Leave makes every answer from now on the last of its connection, so that
+// clients take their next request elsewhere: the gateway is stopping.
+func (d *Door) Leave() { d.leaving.Store(true) }
+
 // limits returns the bounds of one client connection.
 func (d *Door) limits() limits {
 	stall := d.o.Relay.IdleTimeout
@@ -115,10 +121,14 @@ func (d *Door) limits() limits {
 // Serve serves one connection that speaks HTTP/1, and closes it. It returns
 // when the connection and all its flows have ended, or ctx has.
 func (d *Door) Serve(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
+	// Most connections to a proxy are one CONNECT, whose head is there by now.
+	if h := d.wholeConnect(c); h != nil {
+		d.connect(ctx, c, h, in)
+		return
+	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	g := newGuard(c, d.limits())
-	// Most connections to a proxy are one CONNECT: they need no net/http.
 	err := g.readHead()
 	if err == nil && g.connect == nil {
 		d.serveRequests(ctx, g, in)
@@ -127,8 +137,31 @@ func (d *Door) Serve(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 		tunnel.Farewell(c)
 		return
 	}
+	// The tunnel watches ctx itself: a connection that is closed under it would
+	// be recorded as broken, not as cut.
+	stop()
 	c.SetDeadline(time.Time{}) //nolint:errcheck // then the next read fails
 	d.connect(ctx, c, g.connect, in)
+}
+
+// wholeConnect takes a CONNECT request that is fit to be served off c if all
+// of its head is there, and else leaves c as it is.
+func (d *Door) wholeConnect(c *sniff.Conn) *Head {
+	b := c.Buffered()
+	if !bytes.HasPrefix(b, []byte("CONNECT ")) {
+		return nil
+	}
+	var scan headScan
+	end, fault := scan.next(b[:min(len(b), d.o.MaxHeader)])
+	if fault != nil || end == 0 {
+		return nil
+	}
+	head, err := ParseHead(string(b[:end]))
+	if err != nil || head.Method != http.MethodConnect {
+		return nil
+	}
+	c.Discard(end)
+	return head
 }
 
 // serveRequests serves all but CONNECT, by net/http.

@@ -53,7 +53,7 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, h *Head, f *fl
 	defer cut(nil)
 	x := &exchange{
 		door: d, conn: s.ctx, f: f, admitted: *f, guard: s.guard, accept: h.Get("Accept"), cut: cut,
-		pool: s.upstreams(r).pool(f.Decision.Rule),
+		pool: s.upstreams(r).pool(f.Decision.Grant),
 	}
 	x.bounds()
 	stop := x.cutClient(ctx, w)
@@ -79,7 +79,7 @@ func (x *exchange) bounds() {
 	if x.idleFor == 0 {
 		x.idleFor = time.Hour
 	}
-	if rule := x.f.Decision.Rule; rule != nil {
+	if rule := x.f.Decision.Grant; rule != nil {
 		if rule.Idle != 0 {
 			x.idleFor = rule.Idle
 		}

@@ -298,8 +298,9 @@ func TestByteLimit(t *testing.T) {
 }
 
 func TestClientGoesAway(t *testing.T) {
-	gone := make(chan struct{})
+	here, gone := make(chan struct{}), make(chan struct{})
 	server := startServer(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(here)
 		<-r.Context().Done()
 		close(gone)
 	}))
@@ -307,11 +308,7 @@ func TestClientGoesAway(t *testing.T) {
 	addr, _ := startDoor(t, g, Options{})
 	w := dialWire(t, addr)
 	w.send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
-	waitFor(t, "the request to be live", func() bool {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		return g.dials == 1
-	})
+	<-here
 	w.Close()
 	<-gone
 	waitFor(t, "the record", func() bool { return len(g.ends()) == 1 })

@@ -111,7 +111,7 @@ func (s *session) serve(w http.ResponseWriter, r *http.Request, h *Head) {
 		}
 	}
 	if refusal != nil {
-		refusal.serve(w, h.Get("Accept"), false)
+		refusal.serve(w, h.Get("Accept"), s.door.leaving.Load())
 		return
 	}
 	s.forward(w, r, h, f)

@@ -35,6 +35,8 @@ type tunnel struct {
 	client, server *side
 	up, down       pump
 	taken          atomic.Int64 // bytes read, against MaxBytes
+	uploading      sync.WaitGroup
+	cutting        sync.WaitGroup
 	closing        sync.WaitGroup
 
 	mu    sync.Mutex
@@ -53,23 +55,19 @@ func (e *portable) Run(ctx context.Context, client, server net.Conn, o Options) 
 	t.down = pump{t: t, from: t.server, to: t.client, live: o.Received}
 	t.limit, t.word = o.idleTimeout(), EndIdle
 
-	cut := make(chan struct{})
+	t.cutting.Add(1)
 	release := context.AfterFunc(ctx, func() {
-		defer close(cut)
+		defer t.cutting.Done()
 		t.finish(EndCut)
 	})
 	t.startTimer()
 
-	uploaded := make(chan struct{})
-	go func() {
-		defer close(uploaded)
-		t.up.run()
-	}()
+	t.uploading.Go(t.up.run)
 	t.down.run()
-	<-uploaded
+	t.uploading.Wait()
 
 	if !release() {
-		<-cut
+		t.cutting.Wait()
 	}
 	return t.result()
 }
@@ -190,7 +188,11 @@ func (t *tunnel) eof(from, to *side) {
 	if !t.over && from.end == "" {
 		from.end = EndEOF
 	}
+	last := to.end == EndEOF && to.tcp != nil
 	t.mu.Unlock()
+	if last {
+		return // result closes both, which tells a TCP peer the same; other kinds tell an end from a break
+	}
 	told := to.closeWrite()
 
 	t.mu.Lock()

@@ -62,10 +62,12 @@ func (p *pump) run() {
 }
 
 func (p *pump) loop() (rerr, werr error) {
-	for _, b := range p.from.first {
-		if err := p.write(b); err != nil {
+	for _, held := range p.from.first {
+		// Nobody else has the wrapper: its buffer is good until Discard.
+		if err := p.write(held.Buffered()); err != nil {
 			return nil, err
 		}
+		held.Discard(len(held.Buffered()))
 	}
 	p.from.first = nil
 	if p.from.tcp == nil {

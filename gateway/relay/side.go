@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"bytes"
 	"crypto/tls"
 	"net"
 	"syscall"
@@ -26,7 +25,7 @@ type side struct {
 	conn  net.Conn     // the connection below all that was peeked
 	tcp   *net.TCPConn // conn, or nil if it is something else
 	raw   syscall.RawConn
-	first [][]byte // peeked bytes, to be sent to the other side before all else
+	first []peeked // wrappers that hold bytes to be sent to the other side before all else
 
 	end string // an End word; guarded by tunnel.mu
 }
@@ -40,9 +39,8 @@ func newSide(c net.Conn) *side {
 		if !ok {
 			break
 		}
-		if b := p.Buffered(); len(b) > 0 {
-			s.first = append(s.first, bytes.Clone(b))
-			p.Discard(len(b))
+		if len(p.Buffered()) > 0 {
+			s.first = append(s.first, p)
 		}
 		s.conn = p.NetConn()
 	}

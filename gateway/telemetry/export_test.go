@@ -177,7 +177,7 @@ func TestBatchTooLargeForTheReceiver(t *testing.T) {
 		f := newFlow(n)
 		f.Host, f.Path = strings.Repeat("\x00", 5000), strings.Repeat("\xff", 5000)
 		f.Decision.Host, f.Decision.Reason = "", policy.ReasonMalformedName
-		d := audit.FromFlow(f, audit.EventDecision, f.Start)
+		d := *audit.FromFlow(f, audit.EventDecision, f.Start)
 		tel.Denied(&d)
 	}
 	shutdown(t, tel)

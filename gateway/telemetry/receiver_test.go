@@ -224,7 +224,7 @@ func newFlow(n int) *flow.Flow {
 func denied(n int) *audit.Record {
 	f := newFlow(n)
 	f.Decision.Reason, f.Decision.Rule = policy.ReasonDenyRule, &policy.Rule{Name: "no-evil", Owner: "sec"}
-	r := audit.FromFlow(f, audit.EventDecision, f.Start.Add(time.Millisecond))
+	r := *audit.FromFlow(f, audit.EventDecision, f.Start.Add(time.Millisecond))
 	return &r
 }
 
@@ -232,6 +232,6 @@ func ended(n int, traceparent string) *audit.Record {
 	f := newFlow(n)
 	f.Decision.Allow, f.Traceparent = true, traceparent
 	f.BytesIn, f.BytesOut = 3, 5
-	r := audit.FromFlow(f, audit.EventEnd, f.Start.Add(time.Second))
+	r := *audit.FromFlow(f, audit.EventEnd, f.Start.Add(time.Second))
 	return &r
 }

@@ -173,13 +173,13 @@ func TestSpan(t *testing.T) {
 	f.Identity = &policy.Identity{User: "alice", Groups: []string{"staff"}, Subject: "CN=alice"}
 	f.ALPN = "h2"
 	f.Decision.Reason, f.Decision.Detail = policy.ReasonNoRule, "no rule names n1.test"
-	d := audit.FromFlow(f, audit.EventDecision, f.Start.Add(1500*time.Microsecond))
+	d := *audit.FromFlow(f, audit.EventDecision, f.Start.Add(1500*time.Microsecond))
 	tel.Denied(&d)
 	f.ID[15]++
 	f.Decision.Allow, f.Decision.WouldDeny, f.Decision.Mode = true, true, policy.Report
-	w := audit.FromFlow(f, audit.EventDecision, f.Start)
+	w := *audit.FromFlow(f, audit.EventDecision, f.Start)
 	tel.Allowed(&w)
-	e := audit.FromFlow(f, audit.EventEnd, f.Start)
+	e := *audit.FromFlow(f, audit.EventEnd, f.Start)
 	tel.Ended(&e) // has its span already
 	shutdown(t, tel)
 

@@ -73,8 +73,12 @@ func (d *Door) handshakeTimeout() time.Duration {
 }
 
 // readHello has one deadline for all of the hello, so that a client that
-// drips it does not gain time with every byte.
+// drips it does not gain time with every byte. Most hellos are there as a
+// whole already.
 func (d *Door) readHello(ctx context.Context, c *sniff.Conn) (sniff.Hello, error) {
+	if hello, _, err := sniff.ParseClientHello(c.Buffered()); err == nil {
+		return hello, nil
+	}
 	if err := c.SetReadDeadline(time.Now().Add(d.handshakeTimeout())); err != nil {
 		return sniff.Hello{}, fmt.Errorf("set deadline for the ClientHello: %w", err)
 	}

@@ -36,7 +36,8 @@ func main() {
 func run() error {
 	quick := flag.Bool("quick", false, "short windows and few rounds: under a minute")
 	binary := flag.String("sluice", "", "gateway `binary`; if empty, it is built from this module")
-	only := flag.String("only", "", "measure this `workload` only: churn, pingpong or bulk")
+	before := flag.String("before", "", "an older gateway `binary` to measure too")
+	only := flag.String("only", "", "measure this `workload` only: idle, churn, deny, pingpong or bulk")
 	flag.Parse()
 	if os.Getenv(inside) == "" {
 		return enter(*binary)
@@ -61,7 +62,7 @@ func run() error {
 	}
 	defer up.Close()
 
-	proxies, err := startProxies(ctx, dir, *binary)
+	proxies, err := startProxies(ctx, dir, *binary, *before)
 	defer func() {
 		for _, p := range proxies {
 			p.stop()
@@ -74,11 +75,19 @@ func run() error {
 	if *quick {
 		plan.window, plan.rounds = 500*time.Millisecond, 3
 	}
-	results, err := plan.measure(ctx, proxies)
-	if err != nil {
-		return err
+	var idle map[cell]float64
+	if *only == "" || *only == idleWork {
+		if idle, err = measureIdle(ctx, proxies); err != nil {
+			return err
+		}
 	}
-	return report(os.Stdout, plan, proxies, results)
+	var results map[cell][]sample
+	if *only != idleWork {
+		if results, err = plan.measure(ctx, proxies); err != nil {
+			return err
+		}
+	}
+	return errors.Join(report(os.Stdout, plan, proxies, results), reportIdle(os.Stdout, proxies, idle))
 }
 
 // enter builds the gateway and starts this program again, on processor 1 and

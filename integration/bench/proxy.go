@@ -24,8 +24,8 @@ type proxy struct {
 
 const sluiceConfig = `version: 1
 listeners:
-  - {name: proxy, address: "127.0.0.1:13128", doors: [connect]}
-  - {name: sni, address: "127.0.0.1:10443", doors: [tls]}
+  - {name: proxy, address: "127.0.0.1:@CONNECT@", doors: [connect]}
+  - {name: sni, address: "127.0.0.1:@TLS@", doors: [tls]}
 resolver:
   hosts:
     - {name: a.bench.test, addresses: [127.0.0.1]}
@@ -34,20 +34,23 @@ guard:
 policy:
   mode: enforce
   allow: ["*.bench.test"]
-audit: {dir: "@DIR@/audit"}
-admin: {address: "127.0.0.1:19127"}
+audit: {dir: "@DIR@/audit-@TLS@"}
+admin: {address: "127.0.0.1:@ADMIN@"}
 `
 
 // haproxy decides on the name in the ClientHello and connects to a fixed
 // server: it has no resolving to do, as the gateway has with a fixed answer.
 const haproxyConfig = `global
     nbthread 1
-    maxconn 4000
+    maxconn 8000
     maxpipes 400
-    log stdout format raw local0 notice
+    log stdout format raw local0 info
 @SPLICE_GLOBAL@
 defaults
     mode tcp
+    log global
+    option tcplog
+    option dontlog-normal
     timeout connect 5s
     timeout client 1h
     timeout server 1h
@@ -70,6 +73,7 @@ visible_hostname bench
 pid_filename none
 coredump_dir @DIR@
 workers 1
+max_filedescriptors 16384
 pinger_enable off
 hosts_file @DIR@/hosts
 dns_nameservers 127.0.0.1
@@ -94,7 +98,10 @@ access_log stdio:/dev/null squid refused
 `
 
 // startProxies starts the gateway and the peers that are installed.
-func startProxies(ctx context.Context, dir, binary string) ([]*proxy, error) {
+func startProxies(ctx context.Context, dir, binary, before string) ([]*proxy, error) {
+	sluice := func(connect, tls, admin string) string {
+		return strings.NewReplacer("@CONNECT@", connect, "@TLS@", tls, "@ADMIN@", admin).Replace(sluiceConfig)
+	}
 	haproxy := func(port, global, defaults string) string {
 		return strings.NewReplacer("@PORT@", port, "@SPLICE_GLOBAL@", global, "@SPLICE@", defaults).Replace(haproxyConfig)
 	}
@@ -103,7 +110,10 @@ func startProxies(ctx context.Context, dir, binary string) ([]*proxy, error) {
 		fronts       map[string]string
 		args         []string // with the path of the configuration behind
 	}{
-		{"sluice", sluiceConfig, map[string]string{"connect": "127.0.0.1:13128", "tls": "127.0.0.1:10443"}, []string{binary, "run", "--config"}},
+		{"sluice", sluice("13128", "10443", "19127"),
+			map[string]string{"connect": "127.0.0.1:13128", "tls": "127.0.0.1:10443"}, []string{binary, "run", "--config"}},
+		{"before", sluice("14128", "11443", "19128"),
+			map[string]string{"connect": "127.0.0.1:14128", "tls": "127.0.0.1:11443"}, []string{before, "run", "--config"}},
 		{"haproxy", haproxy("20443", "", "    option splice-auto"), map[string]string{"tls": "127.0.0.1:20443"}, []string{"haproxy", "-db", "-f"}},
 		{"haproxy-splice", haproxy("21443", "    tune.pipesize 1048576", "    option splice-request\n    option splice-response"),
 			map[string]string{"tls": "127.0.0.1:21443"}, []string{"haproxy", "-db", "-f"}},
@@ -115,6 +125,9 @@ func startProxies(ctx context.Context, dir, binary string) ([]*proxy, error) {
 	}
 	var started []*proxy
 	for _, c := range peers {
+		if c.args[0] == "" {
+			continue
+		}
 		if _, err := exec.LookPath(c.args[0]); err != nil {
 			fmt.Fprintf(os.Stderr, "bench: %s is left out: %v\n", c.name, err)
 			continue

@@ -92,6 +92,9 @@ func median(of []sample, field func(sample) float64) float64 {
 
 // report writes the medians as a table in Markdown, the gateway first.
 func report(out io.Writer, p plan, proxies []*proxy, results map[cell][]sample) error {
+	if len(results) == 0 {
+		return nil
+	}
 	fmt.Fprintf(out, "Processor time of the proxy for one unit of work: medians of %d windows of %v.\n", p.rounds, p.window)
 	fmt.Fprintf(out, "Ratio: the gateway's cost to the other's; below 1 the gateway is cheaper.\n\n")
 	t := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +25,7 @@ const (
 
 const (
 	host       = "a.bench.test"
+	denied     = "a.denied.test"
 	answerSize = 512
 	tripSize   = 256
 
@@ -89,15 +91,20 @@ func answer(c net.Conn) {
 	}
 }
 
-// hello is a real ClientHello for host, as crypto/tls makes it.
-var hello = sync.OnceValues(func() ([]byte, error) {
+// hello and deniedHello are real ClientHellos, as crypto/tls makes them.
+var (
+	hello       = sync.OnceValues(func() ([]byte, error) { return makeHello(host) })
+	deniedHello = sync.OnceValues(func() ([]byte, error) { return makeHello(denied) })
+)
+
+func makeHello(name string) ([]byte, error) {
 	client, server := net.Pipe()
 	defer server.Close()
-	go tls.Client(client, &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}).Handshake() //nolint:errcheck // it is cut
+	go tls.Client(client, &tls.Config{ServerName: name, MinVersion: tls.VersionTLS12}).Handshake() //nolint:errcheck // it is cut
 	buf := make([]byte, 16<<10)
 	n, err := server.Read(buf)
 	return buf[:n], err
-})
+}
 
 // open makes a tunnel through a front and sends cmd in it.
 func open(ctx context.Context, kind, addr string, cmd byte) (net.Conn, error) {
@@ -158,6 +165,7 @@ type workload struct {
 
 var workloads = []workload{
 	{"churn", "µs/conn", 1, churn},
+	{"deny", "µs/conn", 1, deny},
 	{"pingpong", "µs/trip", 1, pingPong},
 	{"bulk", "µs/MB", 1e6, bulk},
 }
@@ -199,6 +207,64 @@ func churn(ctx context.Context, kind, addr string, window time.Duration) (int64,
 		}
 		return nil
 	})
+}
+
+// deny asks for a name that is not allowed, and reads the refusal to its end.
+func deny(ctx context.Context, kind, addr string, window time.Duration) (int64, error) {
+	return each(ctx, churnWorkers, window, func(until time.Time, done *atomic.Int64) error {
+		buf := make([]byte, 4<<10)
+		for time.Now().Before(until) && done.Load() < maxConns {
+			if err := askDenied(ctx, kind, addr, buf); err != nil {
+				return err
+			}
+			done.Add(1)
+		}
+		return nil
+	})
+}
+
+func askDenied(ctx context.Context, kind, addr string, buf []byte) error {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	request, err := deniedHello()
+	if kind == "connect" {
+		request = fmt.Appendf(buf[:0], "CONNECT %s:443 HTTP/1.1\r\nHost: %[1]s:443\r\n\r\n", denied)
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := c.Write(request); err != nil {
+		return err
+	}
+	if kind == "connect" {
+		return readRefusal(c)
+	}
+	n, err := io.ReadFull(c, buf)
+	if errors.Is(err, os.ErrDeadlineExceeded) || n > 7 { // an alert has 7 bytes
+		return fmt.Errorf("%s through %s: answer of %d bytes, %w; want an alert or nothing, and the end", kind, addr, n, err)
+	}
+	return nil
+}
+
+// readRefusal reads the answer to a refused CONNECT, whose connection may
+// stay open.
+func readRefusal(c net.Conn) error {
+	resp, err := http.ReadResponse(bufio.NewReaderSize(c, 4<<10), &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusForbidden {
+		return fmt.Errorf("answer %s; want a refusal", resp.Status)
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
 }
 
 func pingPong(ctx context.Context, kind, addr string, window time.Duration) (int64, error) {
