@@ -42,6 +42,7 @@ type metrics struct {
 	errors      series[errorLabels]
 	active      atomic.Int64
 	in, out     atomic.Int64
+	panics      atomic.Int64
 	duration    metric.Float64Histogram
 	reloads     [2]atomic.Int64 // failed, succeeded
 	reloadFails atomic.Bool     // the last one failed
