@@ -56,7 +56,7 @@ func (g *gate) Admit(_ context.Context, f *flow.Flow) error {
 	if _, ok := g.allow[g.key(f)]; !ok {
 		return g.deny(f, policy.ReasonNoRule, fmt.Sprintf("no rule names %q", f.Host))
 	}
-	f.Decision = policy.Decision{Allow: true, Host: f.Host, Rule: g.rule}
+	f.Decision = policy.Decision{Allow: true, Host: f.Host, Rule: g.rule, Grant: g.rule}
 	if g.resolve != nil {
 		return g.resolve(f)
 	}
