@@ -113,7 +113,7 @@ func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 	if f.tls != nil {
 		c.SetWriteDeadline(time.Time{})
 	}
-	c.SetReadDeadline(time.Time{})
+	// The read deadline stays until the door, or the relay, sets its own.
 	switch {
 	case kind == sniff.KindTLS && f.doors.tls != nil:
 		f.doors.tls.Serve(ctx, c, in)

@@ -16,6 +16,11 @@ import (
 // past is a deadline that makes a waiting Read return.
 var past = time.Unix(1, 0)
 
+// headStart is for how long a client is waited for alone. Nearly every client
+// speaks first and at once, and to watch the server too costs a goroutine; a
+// server that speaks first is heard so much later.
+const headStart = 20 * time.Millisecond
+
 // Why a flow may end before anything was said on it.
 var (
 	errSilent = errors.New("no byte either way before the idle time-out")
@@ -56,9 +61,7 @@ func inspect(ctx context.Context, out flow.Opener, f *flow.Flow, client, server 
 		i.fail(err)
 		return err
 	}
-	_ = client.SetReadDeadline(time.Time{})
-	_ = server.SetReadDeadline(time.Time{})
-	return nil
+	return nil // the relay clears the deadlines
 }
 
 // idleTimeout bounds the wait for the first byte as relay bounds the waits
@@ -82,15 +85,23 @@ type inspection struct {
 }
 
 // firstByte waits until a side has spoken, or the client's can not any more.
-// The one that waits for the server is a goroutine of its own; it is gone when
-// firstByte returns, and what it read stays in i.server.
+// The one that waits for the server is a goroutine of its own, begun when the
+// client's head start is over; it is gone when firstByte returns, and what it
+// read stays in i.server.
 func (i *inspection) firstByte(idle time.Duration) error {
 	if len(i.client.Buffered()) > 0 {
 		return nil
 	}
 	var until time.Time
+	alone := time.Now().Add(headStart)
 	if idle > 0 {
-		until = time.Now().Add(idle)
+		until = alone.Add(idle - headStart)
+	}
+	if idle == 0 || idle > headStart {
+		_ = i.client.SetReadDeadline(alone)
+		if _, err := i.client.Peek(1); err == nil {
+			return nil
+		}
 	}
 	if err := i.deadline(until); err != nil {
 		return err
@@ -150,8 +161,9 @@ func (i *inspection) judge() error {
 	if len(i.client.Buffered()) == 0 {
 		return i.look(policy.SeenSilent, "")
 	}
-	if err := i.deadline(time.Now().Add(i.timeout)); err != nil {
-		return err
+	_ = i.client.SetReadDeadline(time.Now().Add(i.timeout))
+	if i.ctx.Err() != nil { // its own deadline may have been overwritten
+		return context.Cause(i.ctx)
 	}
 	kind := i.classify()
 	if i.ctx.Err() != nil {
