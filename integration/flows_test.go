@@ -41,18 +41,20 @@ func (w *world) connect(t testing.TB, target string) (net.Conn, *http.Response) 
 	}
 	c.SetDeadline(time.Now().Add(30 * time.Second))
 	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
-	br := bufio.NewReader(c)
-	res, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
+	res, err := http.ReadResponse(bufio.NewReader(byByte{c}), &http.Request{Method: http.MethodConnect})
 	if err != nil {
 		c.Close()
 		t.Fatalf("CONNECT %s: %v", target, err)
 	}
-	if br.Buffered() > 0 && res.StatusCode == http.StatusOK {
-		t.Fatalf("CONNECT %s: bytes behind the head", target)
-	}
 	c.SetDeadline(time.Time{})
 	return c, res
 }
+
+// byByte reads no further than it is asked to: what a server says first is
+// right behind the head.
+type byByte struct{ io.Reader }
+
+func (r byByte) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(1, len(p))]) }
 
 // A tunnel that is silent for longer than any time-out of the handshake stays
 // up.
