@@ -90,7 +90,7 @@ func (g *Gateway) newFront(ctx context.Context, l Listener) (*front, error) {
 		l.Port = 443
 	}
 	lim := g.opt.Limits
-	f := &front{opt: l, gate: g.gate, hello: lim.Handshake}
+	f := &front{opt: l, gate: g.gate, hello: lim.Handshake, log: g.log, panicked: g.telemetry.Panicked}
 	if l.has(flow.DoorTLS) {
 		f.doors.tls = &transparent.Door{Out: g.gate, HandshakeTimeout: lim.Handshake, Relay: g.opt.Relay}
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -22,6 +24,9 @@ type front struct {
 	hello time.Duration // limit for the first bytes
 	tls   *tls.Config   // nil: the listener does not speak TLS itself
 	doors doors
+
+	log      *slog.Logger
+	panicked func() // counts faults
 }
 
 // doors are the ways in of one listener; a nil one is closed.
@@ -45,6 +50,7 @@ type httpDoor interface {
 // serve walks one accepted connection to the door that its first bytes call
 // for. Silent clients are cut after the handshake time-out.
 func (f *front) serve(ctx context.Context, c net.Conn) {
+	defer f.survive(ctx, c)
 	in := flow.Inbound{Listener: f.opt.Name, Client: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()), Port: f.opt.Port}
 	if f.tls != nil {
 		c.SetDeadline(time.Now().Add(f.hello))
@@ -53,6 +59,20 @@ func (f *front) serve(ctx context.Context, c net.Conn) {
 	}
 	c.SetReadDeadline(time.Now().Add(f.hello)) // nothing is written before the first bytes are there
 	f.pick(ctx, sniff.NewConn(c), in)
+}
+
+// survive keeps a fault in a door from ending all other flows: the connection
+// is closed, and the fault is counted and logged. What the panicking goroutine
+// had begun is ended by its own deferred calls.
+func (f *front) survive(ctx context.Context, c net.Conn) {
+	fault := recover()
+	if fault == nil {
+		return
+	}
+	c.Close()
+	f.panicked()
+	f.log.ErrorContext(ctx, "a connection was closed by a fault of the gateway; please report it",
+		"listener", f.opt.Name, "client", c.RemoteAddr().String(), "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
 }
 
 // serveTLS ends the client's TLS to the gateway itself.
@@ -93,7 +113,7 @@ func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 	if f.tls != nil {
 		c.SetWriteDeadline(time.Time{})
 	}
-	c.SetReadDeadline(time.Time{})
+	// The read deadline stays until the door, or the relay, sets its own.
 	switch {
 	case kind == sniff.KindTLS && f.doors.tls != nil:
 		f.doors.tls.Serve(ctx, c, in)

@@ -41,20 +41,26 @@ func (w *world) connect(t testing.TB, target string) (net.Conn, *http.Response) 
 	}
 	c.SetDeadline(time.Now().Add(30 * time.Second))
 	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
-	res, err := http.ReadResponse(bufio.NewReader(byByte{c}), &http.Request{Method: http.MethodConnect})
+	br := bufio.NewReader(c)
+	res, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
 	if err != nil {
 		c.Close()
 		t.Fatalf("CONNECT %s: %v", target, err)
 	}
 	c.SetDeadline(time.Time{})
+	if res.StatusCode == http.StatusOK {
+		return &tunnelConn{c.(*net.TCPConn), br}, res
+	}
 	return c, res
 }
 
-// byByte reads no further than it is asked to: what a server says first is
-// right behind the head.
-type byByte struct{ io.Reader }
+// tunnelConn gives out what came behind the answer to CONNECT first.
+type tunnelConn struct {
+	*net.TCPConn
+	br *bufio.Reader
+}
 
-func (r byByte) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(1, len(p))]) }
+func (c *tunnelConn) Read(p []byte) (int, error) { return c.br.Read(p) }
 
 // A tunnel that is silent for longer than any time-out of the handshake stays
 // up.
@@ -116,7 +122,7 @@ func TestHalfClosedUpload(t *testing.T) {
 	if _, err := io.CopyN(c, zeroReader{}, size); err != nil {
 		t.Fatal(err)
 	}
-	c.(*net.TCPConn).CloseWrite()
+	c.(*tunnelConn).CloseWrite()
 	c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	got, err := io.ReadAll(c)
 	if want := fmt.Sprintf("got %d", size); string(got) != want || err != nil {

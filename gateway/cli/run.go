@@ -95,6 +95,7 @@ func runGateway(ctx context.Context, env *Env, flags *configFlags, quiet bool) e
 		return &configError{err}
 	}
 	opts.Version = version()
+	opts.Telemetry.ServiceVersion = opts.Version
 	opts.Load = config.Reloader(in, loaded)
 	for _, w := range opts.Policy.Warnings() {
 		level := slog.LevelWarn

@@ -90,10 +90,10 @@ func parseStrict(file string, data []byte, shape any) (*document, error) {
 // weighed is too heavy, as it would hold itself.
 func weigh(n *yaml.Node, known map[*yaml.Node]int) int {
 	n = real(n)
-	if w, ok := known[n]; ok {
-		return w
-	}
 	if n.Anchor != "" {
+		if w, ok := known[n]; ok {
+			return w
+		}
 		known[n] = maxNodes + 1
 	}
 	w := 1

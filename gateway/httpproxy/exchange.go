@@ -10,6 +10,8 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -146,7 +148,7 @@ func (x *exchange) context(ctx context.Context) context.Context {
 // roundTrip is the way of a request to the server and back. It always has a
 // response: goproxy would show the client a bare error.
 func (x *exchange) roundTrip(r *http.Request) *http.Response {
-	resp, err := x.pool.RoundTrip(r)
+	resp, err := x.pool.RoundTrip(x.pinned(r))
 	if err == nil && x.fault() != nil {
 		resp.Body.Close() // the server answered to half a request
 		err = x.fault()
@@ -165,6 +167,26 @@ func (x *exchange) roundTrip(r *http.Request) *http.Response {
 	x.clean(resp)
 	resp.Body = &countedBody{x: x, body: resp.Body}
 	return resp
+}
+
+// pinned makes r take only a connection that its own flow could have made: one
+// to the same name, when that had the same addresses that passed. An address
+// that is denied to one client may be open to another.
+func (x *exchange) pinned(r *http.Request) *http.Request {
+	addrs := slices.Clone(x.admitted.Resolved)
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	var key strings.Builder
+	key.WriteString(x.admitted.Host)
+	for _, a := range addrs {
+		key.WriteString("," + a.String())
+	}
+	// The transport tells connections apart by the URL's host. It is not sent:
+	// the field Host is r.Host, and the gate dials what it resolved.
+	u := *r.URL
+	u.Host = net.JoinHostPort(strings.ToLower(key.String()), strconv.Itoa(int(x.admitted.Port)))
+	r = r.WithContext(r.Context())
+	r.URL = &u
+	return r
 }
 
 // clean makes a response's head fit to be sent on.
@@ -203,11 +225,13 @@ func (x *exchange) failure(r *http.Request, err error) *http.Response {
 		return x.response(r, failed(x.broken, x.f))
 	}
 	if unreachable := (*flow.UnreachableError)(nil); errors.As(err, &unreachable) {
+		x.f.Stage = flow.Ended // the gate has recorded it, with its copy of the flow
 		a := failed(unreachable, x.f)
 		x.f.ErrorCode = a.Error
 		return x.response(r, a)
 	}
 	if denied := (*flow.DeniedError)(nil); errors.As(err, &denied) {
+		x.f.Stage = flow.Ended // as above
 		return x.response(r, x.door.denied(denied, x.f))
 	}
 	return x.respond(r, errorType(err), err.Error())

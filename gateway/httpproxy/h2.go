@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -138,6 +139,13 @@ func headOfH2(r *http.Request) (*Head, *HeadError) {
 		h.Target = "http://" + r.Host
 	default:
 		h.Target = "http://" + r.Host + r.RequestURI
+	}
+	// Joined, the two must come apart where they were joined.
+	if _, _, err := parseAuthority(r.Host, 0); err != nil {
+		return nil, err
+	}
+	if r.Method != http.MethodConnect && r.RequestURI != "*" && !strings.HasPrefix(r.RequestURI, "/") {
+		return nil, bad("a :path that is no path")
 	}
 	if !isToken(h.Method) {
 		return nil, bad("the method is no token")

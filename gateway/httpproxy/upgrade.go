@@ -27,6 +27,11 @@ func (x *exchange) upgrade(ctx context.Context, w http.ResponseWriter, r *http.R
 	}
 	server := sniff.NewConn(conn)
 	defer server.Close()
+	// It may live for days: what it is connected to must be known to a reload.
+	if err := x.door.o.Out.Look(ctx, x.f, ""); err != nil {
+		x.write(w, x.failure(r, err))
+		return
+	}
 	stop := context.AfterFunc(ctx, func() { server.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	server.SetDeadline(time.Now().Add(x.door.o.ResponseTimeout)) //nolint:errcheck // then the write fails

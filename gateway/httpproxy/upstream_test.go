@@ -6,11 +6,12 @@ import (
 	"net/netip"
 	"testing"
 
+	"sluice/gateway/flow"
 	"sluice/policy"
 )
 
 // TestPooledConnections: an upstream connection is used again, but never by a
-// request whose rule permits other private addresses, nor after Reset, nor by
+// request whose rule permits other private addresses, nor of other addresses, nor after Reset, nor by
 // another client once it carries a login.
 func TestPooledConnections(t *testing.T) {
 	g := newGate(map[string]string{"a.test:80": startServer(t, mirror)})
@@ -31,6 +32,16 @@ func TestPooledConnections(t *testing.T) {
 		defer g.mu.Unlock()
 		g.rule = &policy.Rule{Private: []netip.Prefix{netip.MustParsePrefix(cidr)}}
 	}
+	resolve := func(addrs ...string) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.resolve = func(f *flow.Flow) error {
+			for _, a := range addrs {
+				f.Resolved = append(f.Resolved, netip.MustParseAddr(a))
+			}
+			return nil
+		}
+	}
 	for i, step := range []struct {
 		do   func()
 		want int // connections so far
@@ -43,6 +54,9 @@ func TestPooledConnections(t *testing.T) {
 		{func() { get("Authorization: NTLM TlRMTVNTUAAB\r\n") }, 4},
 		{func() { get("") }, 4},
 		{func() { d.Reset(); get("") }, 5},
+		{func() { resolve("192.0.2.1", "192.0.2.2"); get("") }, 6},
+		{func() { resolve("192.0.2.2", "192.0.2.1"); get("") }, 6},
+		{func() { resolve("192.0.2.2"); get("") }, 7},
 	} {
 		step.do()
 		g.mu.Lock()

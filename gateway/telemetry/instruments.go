@@ -41,6 +41,7 @@ func (m *metrics) register(p *pump) error {
 	bytes := counter("sluice_bytes_total", "Bytes of ended flows: in from clients, out to clients.")
 	failed := counter("sluice_flow_errors_total", "Allowed flows that failed, by error type of RFC 9209.")
 	refused := counter("sluice_connections_refused_total", "Client connections closed unheard, by the limit that was reached: connections, connections_per_client or descriptors.")
+	panics := counter("sluice_panics_total", "Connections that were closed by a fault of the gateway itself; each has a stack in the log.")
 	reloads := counter("sluice_policy_reloads_total", "Policies that were put in force (success) or refused (failure).")
 	healthy := gauge("sluice_policy_last_reload_successful", "1 if the newest policy is in force, 0 if it was refused and an older one stays.")
 	since := gauge("sluice_policy_last_reload_success_timestamp_seconds", "When the policy in force was loaded, Unix time.")
@@ -54,6 +55,7 @@ func (m *metrics) register(p *pump) error {
 		m.errors.observe(o, failed)
 		m.refused.observe(o, refused)
 		o.ObserveInt64(active, m.active.Load())
+		o.ObserveInt64(panics, m.panics.Load())
 		o.ObserveInt64(bytes, m.in.Load(), in)
 		o.ObserveInt64(bytes, m.out.Load(), out)
 		for i, result := range results {
@@ -70,7 +72,7 @@ func (m *metrics) register(p *pump) error {
 			o.ObserveInt64(rules, s.rules)
 		}
 		return nil
-	}, flows, failed, active, bytes, refused, reloads, healthy, since, info, rules)
+	}, flows, failed, active, panics, bytes, refused, reloads, healthy, since, info, rules)
 	errs = append(errs, err)
 
 	m.duration, err = m.meter.Float64Histogram("sluice_flow_duration_seconds",
@@ -147,6 +149,9 @@ func (t *Telemetry) Active(delta int64) { t.metrics.active.Add(delta) }
 func (t *Telemetry) ConnectionRefused(listener, limit string) {
 	t.metrics.refused.add(refusedLabels{listener, limit})
 }
+
+// Panicked counts a connection that was closed by a fault of the gateway.
+func (t *Telemetry) Panicked() { t.metrics.panics.Add(1) }
 
 // PolicyLoaded notes the policy that is in force from now on.
 func (t *Telemetry) PolicyLoaded(revision string, rules int) {

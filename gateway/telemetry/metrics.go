@@ -43,6 +43,7 @@ type metrics struct {
 	refused     series[refusedLabels]
 	active      atomic.Int64
 	in, out     atomic.Int64
+	panics      atomic.Int64
 	duration    metric.Float64Histogram
 	reloads     [2]atomic.Int64 // failed, succeeded
 	reloadFails atomic.Bool     // the last one failed

@@ -16,6 +16,11 @@ import (
 // past is a deadline that makes a waiting Read return.
 var past = time.Unix(1, 0)
 
+// headStart is for how long a client is waited for alone. Nearly every client
+// speaks first and at once, and to watch the server too costs a goroutine; a
+// server that speaks first is heard so much later.
+const headStart = 20 * time.Millisecond
+
 // Why a flow may end before anything was said on it.
 var (
 	errSilent = errors.New("no byte either way before the idle time-out")
@@ -56,9 +61,7 @@ func inspect(ctx context.Context, out flow.Opener, f *flow.Flow, client, server 
 		i.fail(err)
 		return err
 	}
-	_ = client.SetReadDeadline(time.Time{})
-	_ = server.SetReadDeadline(time.Time{})
-	return nil
+	return nil // the relay clears the deadlines
 }
 
 // idleTimeout bounds the wait for the first byte as relay bounds the waits
@@ -82,15 +85,23 @@ type inspection struct {
 }
 
 // firstByte waits until a side has spoken, or the client's can not any more.
-// The one that waits for the server is a goroutine of its own; it is gone when
-// firstByte returns, and what it read stays in i.server.
+// The one that waits for the server is a goroutine of its own, begun when the
+// client's head start is over; it is gone when firstByte returns, and what it
+// read stays in i.server.
 func (i *inspection) firstByte(idle time.Duration) error {
 	if len(i.client.Buffered()) > 0 {
 		return nil
 	}
 	var until time.Time
+	alone := time.Now().Add(headStart)
 	if idle > 0 {
-		until = time.Now().Add(idle)
+		until = alone.Add(idle - headStart)
+	}
+	if idle == 0 || idle > headStart {
+		_ = i.client.SetReadDeadline(alone)
+		if _, err := i.client.Peek(1); err == nil {
+			return nil
+		}
 	}
 	if err := i.deadline(until); err != nil {
 		return err
@@ -150,14 +161,17 @@ func (i *inspection) judge() error {
 	if len(i.client.Buffered()) == 0 {
 		return i.look(policy.SeenSilent, "")
 	}
-	if err := i.deadline(time.Now().Add(i.timeout)); err != nil {
-		return err
+	_ = i.client.SetReadDeadline(time.Now().Add(i.timeout))
+	if i.ctx.Err() != nil { // its own deadline may have been overwritten
+		return context.Cause(i.ctx)
 	}
 	kind := i.classify()
 	if i.ctx.Err() != nil {
 		return context.Cause(i.ctx)
 	}
 	switch kind {
+	case sniff.KindNeedMore:
+		return i.judgeStalled()
 	case sniff.KindTLS:
 		return i.judgeTLS()
 	case sniff.KindHTTP:
@@ -168,19 +182,46 @@ func (i *inspection) judge() error {
 	return i.look(policy.SeenOpaque, "")
 }
 
-// classify waits until the client's bytes say what they are. A client that
-// stops before that is opaque.
+// classify waits until the client's bytes say what they are. A client that ends
+// before that is opaque; one that only stops is KindNeedMore.
 func (i *inspection) classify() sniff.Kind {
 	for {
 		kind := sniff.Classify(i.client.Buffered())
 		if kind != sniff.KindNeedMore {
 			return kind
 		}
-		if _, err := i.client.Peek(len(i.client.Buffered()) + 1); err != nil {
+		_, err := i.client.Peek(len(i.client.Buffered()) + 1)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return sniff.KindNeedMore
+		case err != nil:
 			return sniff.KindOpaque
 		}
 	}
 }
+
+// judgeStalled judges a client that stopped within its first bytes. It may go
+// on as what they begin like or as something else, so both must be allowed; a
+// ClientHello must be whole.
+func (i *inspection) judgeStalled() error {
+	like := policy.SeenHTTP
+	switch first := i.client.Buffered()[0]; {
+	case first == tlsFirst && (i.f.Decision.Grant == nil || !i.f.Decision.Grant.Opaque):
+		i.tls, i.alert = true, sniff.AlertDecodeError
+		return i.refuse(policy.ReasonMalformedRequest, "The ClientHello was not complete in time.")
+	case first == tlsFirst:
+		like = policy.SeenTLS
+	case first <= 3:
+		like = policy.SeenSTUN
+	}
+	if err := i.look(like, ""); err != nil {
+		return err
+	}
+	return i.look(policy.SeenOpaque, "")
+}
+
+// tlsFirst is the first byte of a TLS handshake record.
+const tlsFirst = 22
 
 func (i *inspection) judgeTLS() error {
 	hello, err := sniff.ReadClientHello(i.client)
@@ -207,11 +248,12 @@ func (i *inspection) judgeTLS() error {
 	return i.look(policy.SeenTLS, sni)
 }
 
-// judgeBadHello turns away a malformed ClientHello where TLS was meant. On
-// other ports a protocol may begin with the same two bytes by chance: there it
-// is one that is not known, and policy decides.
+// judgeBadHello turns away a malformed ClientHello: a server that reads it less
+// strictly may find another name in it. Where any protocol is allowed by the
+// rule's own word, or nothing is enforced, it may be one that begins with the
+// same two bytes by chance.
 func (i *inspection) judgeBadHello(bad *sniff.HelloError) error {
-	if i.f.Port != 443 {
+	if d := &i.f.Decision; i.f.Port != 443 && (d.Grant == nil || d.Grant.Opaque) {
 		return i.look(policy.SeenOpaque, "")
 	}
 	i.tls, i.alert = true, bad.Alert

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // proxy is one running proxy and its fronts: the address of each way in.
@@ -204,23 +206,15 @@ func (p *proxy) cpu() (time.Duration, error) {
 	return cpuOfTree(p.cmd.Process.Pid)
 }
 
-// cpuOfTree reads /proc/PID/stat, whose fields 14 and 15 are in ticks of 10 ms
-// (proc(5); USER_HZ is 100 on every Linux that Go runs on).
+// cpuOfTree asks the clock of each process (clock_getcpuclockid(3)): the ticks
+// in /proc/PID/stat are 10 ms, too coarse for short windows.
 func cpuOfTree(pid int) (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
+	const sched = 2 // CPUCLOCK_SCHED of linux/posix-timers.h
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|sched), &t); err != nil {
+		return 0, fmt.Errorf("processor time of process %d: %w", pid, err)
 	}
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])) // from field 3 on
-	var ticks int
-	for _, f := range fields[11:13] {
-		n, err := strconv.Atoi(f)
-		if err != nil {
-			return 0, err
-		}
-		ticks += n
-	}
-	total := time.Duration(ticks) * 10 * time.Millisecond
+	total := time.Duration(t.Nano())
 	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
 		return 0, err

@@ -168,7 +168,7 @@ func (trap *Trap) Caught() []string {
 	}
 }
 
-// Echo listens on 127.77.0.1 and a free port, and sends back what it gets.
+// Echo listens on IP and a free port, and sends back what it gets.
 func Echo(t testing.TB) (port string) {
 	t.Helper()
 	l, err := net.Listen("tcp", IP+":0")
