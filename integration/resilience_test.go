@@ -274,16 +274,6 @@ func TestDescriptorsRunOut(t *testing.T) {
 		return strings.Contains(w.Stderr(), "accept: waiting") && strings.Contains(w.Stderr(), "too many open files")
 	})
 	testbed.Eventually(t, "descriptors are at their end", func() bool { return w.Descriptors() > 190 })
-	testbed.Eventually(t, "clients are turned away at last", func() bool {
-		c, err := net.Dial("tcp", w.addr)
-		if err != nil {
-			return true
-		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(5 * time.Second))
-		_, err = c.Read(make([]byte, 1))
-		return !errors.Is(err, os.ErrDeadlineExceeded)
-	})
 	for _, c := range open {
 		c.Close()
 	}
@@ -304,9 +294,6 @@ func TestDescriptorsRunOut(t *testing.T) {
 	}
 	if code, _ := w.Get("/readyz"); code != 200 {
 		t.Errorf("readyz: %d", code)
-	}
-	if w.Metric("sluice_connections_refused_total", `limit="descriptors"`) == 0 {
-		t.Error("those turned away are not counted")
 	}
 	if lines := strings.Count(w.Stderr(), "\n"); lines > 200 {
 		t.Errorf("%d lines of log for one trouble", lines)
