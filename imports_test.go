@@ -50,7 +50,7 @@ var homes = map[string]string{
 	"github.com/spf13/viper":                    "gateway/config",
 	"github.com/fsnotify/fsnotify":              "gateway/config, certs",
 	"github.com/spf13/cobra":                    "gateway/cli",
-	"github.com/miekg/dns":                      "gateway/dial",
+	"github.com/miekg/dns":                      "gateway/dial, integration/testbed",
 	"github.com/google/go-containerregistry":    "deploy/container/build",
 	"github.com/coreos/go-systemd/v22/daemon":   "gateway/cli",
 	"github.com/coreos/go-systemd/v22/activati": "gateway/listen",

@@ -283,3 +283,6 @@ func normalName(raw string) (string, error) {
 	}
 	return n, nil
 }
+
+// Check says what is wrong with o, without reading a file or asking anybody.
+func (o Options) Check() error { return o.complete() }

@@ -37,6 +37,9 @@ func (g *Gateway) Status() admin.Status {
 		}
 		s.Listeners = append(s.Listeners, l)
 	}
+	if g.authority != "" {
+		s.Notes = append(s.Notes, "clients of the TLS listeners must trust "+g.authority)
+	}
 	for _, m := range g.certs {
 		for _, c := range m.Status() {
 			if c.Why != "" {

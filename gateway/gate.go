@@ -41,6 +41,10 @@ func query(f *flow.Flow, now time.Time) policy.Query {
 
 // Admit implements flow.Opener.
 func (g *gate) Admit(ctx context.Context, f *flow.Flow) error {
+	if f.Port == 0 {
+		// To a policy, port 0 asks about a name before the port is known.
+		return g.Refuse(f, policy.ReasonPort, "0 is no port to connect to")
+	}
 	p := g.policy.Load()
 	q := query(f, g.now())
 	f.Decision = p.Decide(&q)

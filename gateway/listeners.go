@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"time"
 
 	"sluice/certs"
@@ -53,6 +56,7 @@ func (g *Gateway) openOne(ctx context.Context, f *front) error {
 	l, err := listen.Listen(ctx, listen.Options{
 		Name: f.opt.Name, Address: f.opt.Address, Logger: g.log,
 		MaxConns: g.opt.Limits.Connections, MaxPerClient: g.opt.Limits.ConnectionsPerClient,
+		Refused: g.refused(f),
 	})
 	if err != nil {
 		return err
@@ -61,13 +65,32 @@ func (g *Gateway) openOne(ctx context.Context, f *front) error {
 	return nil
 }
 
+// complainEvery is the time between two log lines about one limit.
+const complainEvery = time.Minute
+
+// refused counts and records connections that are turned away at a limit, and
+// says so in the log now and then. The accept loop of the listener calls it.
+func (g *Gateway) refused(f *front) func(net.Conn, listen.Limit) {
+	listener := f.opt.Name
+	said := map[listen.Limit]time.Time{}
+	return func(c net.Conn, limit listen.Limit) {
+		f.overLimit(c, limit)
+		g.telemetry.ConnectionRefused(listener, string(limit))
+		if limit == listen.LimitDescriptors || time.Since(said[limit]) < complainEvery {
+			return // of descriptors the accept loop speaks itself
+		}
+		said[limit] = time.Now()
+		g.log.Warn("connections are turned away", "listener", listener, "limit", "limits."+string(limit), "client", c.RemoteAddr())
+	}
+}
+
 // newFront builds the doors of one listener.
 func (g *Gateway) newFront(ctx context.Context, l Listener) (*front, error) {
 	if l.Port == 0 {
 		l.Port = 443
 	}
 	lim := g.opt.Limits
-	f := &front{opt: l, gate: g.gate, hello: lim.Handshake}
+	f := &front{opt: l, gate: g.gate, hello: lim.Handshake, log: g.log, panicked: g.telemetry.Panicked}
 	if l.has(flow.DoorTLS) {
 		f.doors.tls = &transparent.Door{Out: g.gate, HandshakeTimeout: lim.Handshake, Relay: g.opt.Relay}
 	}
@@ -79,7 +102,7 @@ func (g *Gateway) newFront(ctx context.Context, l Listener) (*front, error) {
 			Out: g.gate, NoConnect: !l.has(flow.DoorConnect), NoHTTP: !l.has(flow.DoorHTTP),
 			HeaderTimeout: lim.Handshake, HandshakeTimeout: lim.Handshake, Relay: g.opt.Relay, Log: g.log,
 		})
-		g.resets = append(g.resets, d.Reset)
+		g.resets, g.leaves = append(g.resets, d.Reset), append(g.leaves, d.Leave)
 		f.doors.http = d
 	}
 	if l.TLS != nil {
@@ -99,7 +122,32 @@ func (g *Gateway) manage(ctx context.Context, o *certs.Options) (*certs.Manager,
 		return nil, err
 	}
 	g.certs = append(g.certs, m)
+	if err := g.publishAuthority(m, o); err != nil {
+		return nil, err
+	}
 	return m, m.Start(ctx)
+}
+
+// authorityFile is where clients find the certificate of the internal
+// authority, beside the storage that holds its key.
+const authorityFile = "ca.pem"
+
+// publishAuthority writes the certificate that clients of a listener with
+// the internal source must trust.
+func (g *Gateway) publishAuthority(m *certs.Manager, o *certs.Options) error {
+	pem := m.CACertificate()
+	if pem == nil {
+		return nil
+	}
+	g.authority = filepath.Join(filepath.Dir(o.StorageDir), authorityFile)
+	if have, err := os.ReadFile(g.authority); err == nil && bytes.Equal(have, pem) {
+		return nil
+	}
+	tmp := g.authority + ".new"
+	if err := os.WriteFile(tmp, pem, 0o644); err != nil {
+		return fmt.Errorf("write the certificate of the internal authority: %w", err)
+	}
+	return os.Rename(tmp, g.authority)
 }
 
 // adminName is the name of the admin listener in messages.
@@ -173,10 +221,19 @@ func (g *Gateway) proxyAddress() string {
 func (g *Gateway) bound() []Bound {
 	var list []Bound
 	for _, o := range g.open {
-		list = append(list, Bound{Name: o.name, Address: addrPort(o.Addr()), Doors: o.front.opt.Doors, TLS: o.front.tls != nil})
+		list = append(list, g.boundTo(o.name, o.Addr(), o.front.opt.TLS))
+		list[len(list)-1].Doors = o.front.opt.Doors
 	}
 	if g.admin != nil {
-		list = append(list, Bound{Name: adminName, Address: addrPort(g.admin.l.Addr()), TLS: g.opt.Admin.TLS != nil})
+		list = append(list, g.boundTo(adminName, g.admin.l.Addr(), g.opt.Admin.TLS))
 	}
 	return list
+}
+
+func (g *Gateway) boundTo(name string, addr net.Addr, o *certs.Options) Bound {
+	b := Bound{Name: name, Address: addrPort(addr), TLS: o != nil}
+	if o != nil && o.Source == certs.SourceInternal {
+		b.Trust = g.authority
+	}
+	return b
 }

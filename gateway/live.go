@@ -35,7 +35,7 @@ type liveFlow struct {
 	mu       sync.Mutex
 	facts    flow.Flow
 	cut      context.CancelCauseFunc
-	over     atomic.Bool // cut already
+	over     atomic.Bool // ended, or cut already: there is nothing left to judge
 	gate     *gate
 	released atomic.Bool
 }
@@ -67,6 +67,7 @@ func (lf *liveFlow) release() {
 	if lf.released.Swap(true) {
 		return
 	}
+	lf.over.Store(true)
 	shard := lf.gate.live.shard(lf.facts.ID)
 	shard.Lock()
 	delete(shard.flows, lf.facts.ID)
@@ -116,15 +117,25 @@ func (s *liveSet) all() []*liveFlow {
 	return list
 }
 
-// cutIfDenied judges a live flow by the policy in force, and cuts and records
-// it if that denies it now.
+// judge judges a live flow by the policy in force. One that may go on is shown
+// with its new decision from now on.
+func (g *gate) judge(lf *liveFlow, now time.Time) (facts flow.Flow, denied bool) {
+	facts = lf.copy()
+	facts.Decision, denied = g.rejudge(&facts, now)
+	if !denied {
+		lf.mu.Lock()
+		lf.facts.Decision = facts.Decision
+		lf.mu.Unlock()
+	}
+	return facts, denied
+}
+
+// cutIfDenied cuts and records a live flow if the policy in force denies it.
 func (g *gate) cutIfDenied(lf *liveFlow, now time.Time) bool {
-	facts := lf.copy()
-	d, denied := g.rejudge(&facts, now)
+	facts, denied := g.judge(lf, now)
 	if !denied || !lf.over.CompareAndSwap(false, true) {
 		return false
 	}
-	facts.Decision = d
 	g.keep.write(&facts, audit.EventDecision)
 	lf.cut(&flow.CutError{End: flow.EndPolicy})
 	return true
@@ -142,8 +153,7 @@ func (g *gate) rejudgeLive(grace time.Duration) (cut int) {
 			}
 			continue
 		}
-		facts := lf.copy()
-		if _, denied := g.rejudge(&facts, now); denied {
+		if _, denied := g.judge(lf, now); denied {
 			cut++
 			time.AfterFunc(grace, func() { g.cutIfDenied(lf, g.now()) })
 		}

@@ -60,6 +60,7 @@ type Bound struct {
 	Address netip.AddrPort
 	Doors   []flow.Door
 	TLS     bool
+	Trust   string // file with the authority that clients must trust; "" if its certificate is not of the internal one
 }
 
 // Limits bounds what clients may cost. A zero count is no limit.

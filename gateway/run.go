@@ -26,9 +26,11 @@ type Gateway struct {
 	journal    *audit.Journal // nil: none is kept
 	telemetry  *telemetry.Telemetry
 	certs      []*certs.Manager
+	authority  string // file with the certificate of the internal authority; "" if no listener uses it
 	open       []*opened
 	admin      *adminServer // nil: there is none
 	resets     []func()     // called when a new policy is published
+	leaves     []func()     // called when the gateway begins to stop
 	started    time.Time
 	ready      atomic.Bool
 	reloading  sync.Mutex
@@ -60,14 +62,16 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resolver: %w", err)
 	}
+	g.gate = &gate{resolver: resolver, now: time.Now}
 	guard := dial.NewGuard(dial.GuardOptions{Permit: o.Permit, Self: func() []netip.AddrPort { return *g.self.Load() }})
 	if g.telemetry, err = telemetry.Setup(context.Background(), o.Telemetry, g.log); err != nil {
+		resolver.Close()
 		return nil, err
 	}
 	keep := &recorder{now: time.Now}
 	if o.Journal != nil {
 		if g.journal, err = audit.Open(*o.Journal, g.log); err != nil {
-			return nil, err
+			return nil, errors.Join(err, g.release())
 		}
 		keep.journal, keep.required = g.journal, o.Journal.Required
 	}
@@ -75,16 +79,16 @@ func New(o Options) (*Gateway, error) {
 	if log := g.flowLog(); log != nil {
 		keep.sinks = append(keep.sinks, log)
 	}
-	g.gate = &gate{
-		resolver: resolver, guard: guard, now: time.Now, keep: keep, active: g.telemetry.Active,
-		dialer: &dial.Dialer{Timeout: o.Limits.Connect, Guard: guard},
-	}
+	g.gate.guard, g.gate.keep, g.gate.active = guard, keep, g.telemetry.Active
+	g.gate.dialer = &dial.Dialer{Timeout: o.Limits.Connect, Guard: guard}
 	g.gate.policy.Store(o.Policy)
 	g.telemetry.PolicyLoaded(o.Policy.Revision(), len(o.Policy.Rules()))
 	if g.journal != nil {
-		err = g.telemetry.RegisterJournal(g.journal.Stats)
+		if err := g.telemetry.RegisterJournal(g.journal.Stats); err != nil {
+			return nil, errors.Join(err, g.release())
+		}
 	}
-	return g, err
+	return g, nil
 }
 
 // count gives a record to the metrics and the spans.
@@ -169,6 +173,9 @@ func (g *Gateway) drain(cut context.CancelCauseFunc) {
 	}
 	for _, o := range g.open {
 		o.StopAccepting()
+	}
+	for _, leave := range g.leaves {
+		leave()
 	}
 	deadline := time.NewTimer(g.opt.Limits.Drain)
 	defer deadline.Stop()

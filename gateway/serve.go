@@ -4,12 +4,15 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"time"
 
 	"sluice/gateway/flow"
+	"sluice/gateway/listen"
 	"sluice/gateway/sniff"
 	"sluice/policy"
 )
@@ -21,6 +24,9 @@ type front struct {
 	hello time.Duration // limit for the first bytes
 	tls   *tls.Config   // nil: the listener does not speak TLS itself
 	doors doors
+
+	log      *slog.Logger
+	panicked func() // counts faults
 }
 
 // doors are the ways in of one listener; a nil one is closed.
@@ -44,6 +50,7 @@ type httpDoor interface {
 // serve walks one accepted connection to the door that its first bytes call
 // for. Silent clients are cut after the handshake time-out.
 func (f *front) serve(ctx context.Context, c net.Conn) {
+	defer f.survive(ctx, c)
 	in := flow.Inbound{Listener: f.opt.Name, Client: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()), Port: f.opt.Port}
 	if f.tls != nil {
 		c.SetDeadline(time.Now().Add(f.hello))
@@ -52,6 +59,20 @@ func (f *front) serve(ctx context.Context, c net.Conn) {
 	}
 	c.SetReadDeadline(time.Now().Add(f.hello)) // nothing is written before the first bytes are there
 	f.pick(ctx, sniff.NewConn(c), in)
+}
+
+// survive keeps a fault in a door from ending all other flows: the connection
+// is closed, and the fault is counted and logged. What the panicking goroutine
+// had begun is ended by its own deferred calls.
+func (f *front) survive(ctx context.Context, c net.Conn) {
+	fault := recover()
+	if fault == nil {
+		return
+	}
+	c.Close()
+	f.panicked()
+	f.log.ErrorContext(ctx, "a connection was closed by a fault of the gateway; please report it",
+		"listener", f.opt.Name, "client", c.RemoteAddr().String(), "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
 }
 
 // serveTLS ends the client's TLS to the gateway itself.
@@ -76,6 +97,9 @@ func (f *front) serveTLS(ctx context.Context, c net.Conn, in flow.Inbound) {
 
 // pick reads as little as it takes to know what is spoken.
 func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
+	// A client that has said nothing yet must not hold up a stop.
+	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	kind := sniff.KindNeedMore
 	for n := 1; kind == sniff.KindNeedMore; n = len(c.Buffered()) + 1 {
 		_, err := c.Peek(n)
@@ -85,6 +109,7 @@ func (f *front) pick(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 			return
 		}
 	}
+	stop() // from here on the door watches ctx
 	if f.tls != nil {
 		c.SetWriteDeadline(time.Time{})
 	}
@@ -121,6 +146,12 @@ func (f *front) turnAway(c *sniff.Conn, in flow.Inbound, kind sniff.Kind) {
 	case sniff.KindSOCKS4:
 		c.Write([]byte{0, 0x5b, 0, 0, 0, 0, 0, 0})
 	}
+}
+
+// overLimit records a connection that the listener closes unread.
+func (f *front) overLimit(c net.Conn, limit listen.Limit) {
+	in := flow.Inbound{Listener: f.opt.Name, Client: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr())}
+	f.gate.Refuse(in.New(flow.DoorTCP), policy.ReasonLimit, "over limits."+string(limit)+"; the connection was closed unread")
 }
 
 func seenOf(kind sniff.Kind) policy.Seen {

@@ -150,7 +150,7 @@ func TestBrokenPolicyKeepsTheLastGoodOne(t *testing.T) {
 			write(t, w.Config, strings.Replace(string(good), "skinapi.soti.net\n", "\"*\"\n", 1))
 		}, "config.yaml:"},
 		"unknown key":    {func(t *testing.T) { write(t, w.Config, string(good)+"polcy: {}\n") }, `did you mean "policy"?`},
-		"gone":           {func(t *testing.T) { os.Remove(w.Config) }, "no such file"},
+		"gone":           {func(t *testing.T) { os.Remove(w.Config) }, "does not exist"},
 		"a directory":    {func(t *testing.T) { os.Remove(w.Config); os.Mkdir(w.Config, 0o700) }, "is a directory"},
 		"binary garbage": {func(t *testing.T) { write(t, w.Config, "\x00\x01\xff\xfe") }, "config.yaml"},
 	} {

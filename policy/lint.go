@@ -38,7 +38,7 @@ func (c *compiler) lint() {
 	slices.SortStableFunc(c.warnings, func(a, b Warning) int {
 		return cmp.Or(strings.Compare(a.Pos.File, b.Pos.File), a.Pos.Line-b.Pos.Line)
 	})
-	c.p.warnings = c.warnings
+	c.p.warnings = slices.Compact(c.warnings) // a service with many rules is one thing to say
 }
 
 func (c *compiler) lintRule(r *Rule) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,9 @@ func ParseQuestion(qn Question, now time.Time) (policy.Query, error) {
 	q := policy.Query{Host: qn.Host, Port: 443, Proto: policy.TCP, Time: now}
 	if qn.Host == "" {
 		return q, errors.New("say which host, such as a.example or a.example:443")
+	}
+	if u, err := url.Parse(qn.Host); err == nil && u.Scheme != "" && u.Host != "" {
+		return q, fmt.Errorf("%q is a URL; ask for its host, %s", qn.Host, u.Host)
 	}
 	if h, p, err := net.SplitHostPort(qn.Host); err == nil {
 		q.Host = h

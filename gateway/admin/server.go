@@ -48,9 +48,9 @@ func (s *server) guard(h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case s.Token != "":
-			got := sha256.Sum256([]byte(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")))
-			want := sha256.Sum256([]byte(s.Token))
-			if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+			got, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.Token))
+			if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
 				w.Header().Set("WWW-Authenticate", `Bearer realm="sluice"`)
 				fail(w, http.StatusUnauthorized, "send the admin token as `Authorization: Bearer TOKEN`")
 				return

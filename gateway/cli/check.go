@@ -18,9 +18,11 @@ func checkCommand(env *Env) *cobra.Command {
 		Short: "Check a configuration, and say what is wrong or odd in it",
 		Long: `Check a configuration with all that it includes: every error with its file,
 line and what to write instead; then warnings, such as rules that can never
-match. Without FILE the embedded default is checked. Exit code 0: fine, 1: not.`,
+match. Without FILE that of $SLUICE_CONFIG is checked, else the embedded
+default. SLUICE_* variables count, as they do for run. Exit code 0: fine,
+1: not.`,
 		Example: "  sluice check config.yaml\n  sluice check --schema > sluice.schema.json   # for editors",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    arguments(0, 1, ""),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := checkFormat(format); err != nil {
 				return err
@@ -29,7 +31,10 @@ match. Without FILE the embedded default is checked. Exit code 0: fine, 1: not.`
 				_, err := env.Stdout.Write(config.Schema)
 				return err
 			}
-			path := strings.Join(args, "")
+			path := env.getenv("SLUICE_CONFIG")
+			if len(args) > 0 {
+				path = args[0]
+			}
 			return checkConfig(env, path, format, strict)
 		},
 	}
@@ -94,6 +99,10 @@ func printCheck(env *Env, rep *checkReport) {
 	}
 	if len(rep.Errors) > 0 {
 		fmt.Fprintf(env.Stderr, "%s: not in order: %s\n", rep.File, count(len(rep.Errors), "error"))
+		return
+	}
+	if !rep.OK {
+		fmt.Fprintf(env.Stderr, "%s: not in order: %s, and --strict\n", rep.File, count(len(rep.Warnings), "warning"))
 		return
 	}
 	fmt.Fprintf(env.Stdout, "%s: in order: mode %s, %s, %s, %s, revision %s\n", rep.File, rep.Mode,

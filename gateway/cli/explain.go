@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,10 +21,11 @@ func explainCommand(env *Env) *cobra.Command {
 		Short: "Say whether a destination may be reached, and which rule says so",
 		Long: `Say whether the policy lets a client reach HOST, and why: the normal form of
 the name, the rule that decides, and every rule that names the destination
-with what it wants. Nothing is looked up in DNS. Exit code 0: allowed,
-1: denied.`,
+with what it wants. Nothing is looked up in DNS: an address that the name
+resolves to can still be refused. Exit code 0: allowed, 1: denied, 2: wrong
+question or configuration.`,
 		Example: "  sluice explain hlg.tokbox.com\n  sluice explain --config config.yaml smtp.example.com:587 --from 10.2.0.7 --app smtp",
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments(1, 1, "say which host, such as hlg.tokbox.com or smtp.example.com:587"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := checkFormat(format); err != nil {
 				return err
@@ -33,17 +33,17 @@ with what it wants. Nothing is looked up in DNS. Exit code 0: allowed,
 			q.Host = args[0]
 			query, err := admin.ParseQuestion(q, time.Now())
 			if err != nil {
-				return &usageError{err}
+				return &usageError{err: err}
 			}
 			loaded, err := config.Load(in.input(env))
 			if err != nil {
-				return err
+				return &configError{err}
 			}
-			opts, err := config.Options(loaded, slog.New(slog.DiscardHandler))
+			p, err := loaded.Compile(time.Now())
 			if err != nil {
-				return err
+				return &configError{err}
 			}
-			ex := opts.Policy.Explain(&query)
+			ex := p.Explain(&query)
 			if format == "json" {
 				err = writeJSON(env.Stdout, ex)
 			} else {
@@ -55,7 +55,7 @@ with what it wants. Nothing is looked up in DNS. Exit code 0: allowed,
 			return err
 		},
 	}
-	in.add(cmd)
+	in.addPolicy(cmd)
 	outputFlag(cmd, &format)
 	f := cmd.Flags()
 	f.StringVar(&q.Port, "port", "", "destination port (default 443)")
@@ -110,7 +110,11 @@ func renderNamed(w io.Writer, n *policy.NamedBy) {
 	if n.Decides {
 		mark = "*"
 	}
-	fmt.Fprintf(w, "%s rule %q %ss %s (%s)", mark, n.Rule, n.Action, n.Pattern, n.Words)
+	does := "allows"
+	if n.Action == "deny" {
+		does = "denies"
+	}
+	fmt.Fprintf(w, "%s rule %q %s %s (%s)", mark, n.Rule, does, n.Pattern, n.Words)
 	if n.File != "" {
 		fmt.Fprintf(w, " at %s:%d", n.File, n.Line)
 	}

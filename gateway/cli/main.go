@@ -19,7 +19,7 @@ import (
 const (
 	exitOK    = 0
 	exitFail  = 1 // it failed, or the answer is no
-	exitUsage = 2
+	exitUsage = 2 // the command line or the configuration is wrong: to try again is no use
 )
 
 // System returns the process's own environment.
@@ -55,12 +55,22 @@ type silentError struct{ code int }
 func (e *silentError) Error() string { return fmt.Sprintf("exit %d", e.code) }
 
 // usageError is a mistake in the command line.
-type usageError struct{ err error }
+type usageError struct {
+	err error
+	cmd string // whose help helps
+}
 
 func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// configError is a mistake in the configuration.
+type configError struct{ err error }
+
+func (e *configError) Error() string { return e.err.Error() }
+func (e *configError) Unwrap() error { return e.err }
 
 // Main runs a command and returns its exit code: 0 fine, 1 failed or denied,
-// 2 usage.
+// 2 wrong command line or configuration.
 func Main(env Env) int {
 	if env.Context == nil {
 		env.Context = context.Background()
@@ -70,19 +80,29 @@ func Main(env Env) int {
 	err := root(&env).ExecuteContext(ctx)
 	var silent *silentError
 	var usage *usageError
+	var conf *configError
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &silent):
 		return silent.code
 	case errors.As(err, &usage):
-		fmt.Fprintf(env.Stderr, "sluice: %v\nsluice: hint: `sluice help` lists the commands and flags\n", err)
+		sub := strings.TrimPrefix(usage.cmd, "sluice")
+		say(env.Stderr, fmt.Sprintf("%v\nhint: `sluice%s --help` says how it is used", err, sub))
+		return exitUsage
+	case errors.As(err, &conf):
+		say(env.Stderr, err.Error())
 		return exitUsage
 	}
-	for line := range strings.Lines(strings.TrimRight(err.Error(), "\n") + "\n") {
-		fmt.Fprintf(env.Stderr, "sluice: %s", line)
-	}
+	say(env.Stderr, err.Error())
 	return exitFail
+}
+
+// say writes lines to the operator.
+func say(w io.Writer, text string) {
+	for line := range strings.Lines(strings.TrimRight(text, "\n") + "\n") {
+		fmt.Fprintf(w, "sluice: %s", line)
+	}
 }
 
 func root(env *Env) *cobra.Command {
@@ -95,13 +115,17 @@ unless a rule names it; what is refused gets a clear answer, and is recorded
 with its name, its source and the reason.
 
 Without a command, sluice runs the gateway; without --config, on its embedded
-default: an explicit proxy on 127.0.0.1:3128.`,
+default: an explicit proxy on 127.0.0.1:3128.
+
+Exit code 0: fine, 1: it failed or the answer is no, 2: the command line or the
+configuration is wrong.`,
 		Example: `  sluice                                   run on the embedded default
   sluice run --config config.yaml          run on a file
   sluice check config.yaml                 is the file right?
   sluice explain hlg.tokbox.com            may this leave, and why?
+  sluice services                          which services can a policy name?
   sluice demo                              a tour that needs no network`,
-		Args:          cobra.NoArgs,
+		Args:          noSuchCommand,
 		RunE:          run.RunE,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -110,21 +134,58 @@ default: an explicit proxy on 127.0.0.1:3128.`,
 	cmd.SetArgs(env.Args)
 	cmd.SetOut(env.Stdout)
 	cmd.SetErr(env.Stderr)
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.AddCommand(run, demoCommand(env), checkCommand(env), explainCommand(env), servicesCommand(env), versionCommand(env))
 	markUsage(cmd)
 	return cmd
 }
 
+// noSuchCommand is the answer of the root command to any argument.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return fmt.Errorf("unknown command %q; did you mean %q?", args[0], near[0])
+	}
+	return fmt.Errorf("unknown command %q", args[0])
+}
+
+// arguments is cobra.RangeArgs, in words of our own: what is missing, or what
+// to write instead.
+func arguments(least, most int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return errors.New(what)
+		case len(args) > most && what != "":
+			return fmt.Errorf("%q is one argument too many; %s", args[most], what)
+		case len(args) > most:
+			return fmt.Errorf("%q is one argument too many", args[most])
+		}
+		return nil
+	}
+}
+
 // markUsage makes mistakes in flags and arguments usage errors.
 func markUsage(cmd *cobra.Command) {
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} })
 	if args := cmd.Args; args != nil {
 		cmd.Args = func(c *cobra.Command, a []string) error {
 			if err := args(c, a); err != nil {
-				return &usageError{fmt.Errorf("%w\n%s", err, strings.TrimRight(c.UseLine(), "\n"))}
+				return &usageError{err, c.CommandPath()}
 			}
 			return nil
+		}
+	}
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(c *cobra.Command, a []string) error {
+			err := run(c, a)
+			if usage := (*usageError)(nil); errors.As(err, &usage) && usage.cmd == "" {
+				usage.cmd = c.CommandPath()
+			}
+			return err
 		}
 	}
 	for _, sub := range cmd.Commands() {

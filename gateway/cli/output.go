@@ -16,7 +16,7 @@ func outputFlag(cmd *cobra.Command, format *string) {
 // checkFormat refuses an unknown --output.
 func checkFormat(format string) error {
 	if format != "text" && format != "json" {
-		return &usageError{fmt.Errorf("--output %q is neither text nor json", format)}
+		return &usageError{err: fmt.Errorf("--output %q is neither text nor json", format)}
 	}
 	return nil
 }

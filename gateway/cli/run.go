@@ -20,6 +20,7 @@ import (
 	"sluice/gateway"
 	"sluice/gateway/config"
 	"sluice/gateway/flow"
+	"sluice/policy"
 )
 
 func runCommand(env *Env) *cobra.Command {
@@ -30,12 +31,13 @@ func runCommand(env *Env) *cobra.Command {
 		Short: "Run the gateway (also without a command)",
 		Long: `Run the gateway until SIGTERM or SIGINT, which let live flows end within
 limits.drain_timeout; a second signal stops at once. SIGHUP reads the policy
-again, as does a change of the file. A broken policy leaves the last good one
-in force.
+again, as does a change of the file. A broken policy, and one that suddenly
+allows nothing at all, leave the last good one in force. SIGUSR1 begins a new
+journal file.
 
 Every key of the file that is one value can be set by a variable, such as
 SLUICE_POLICY_MODE=report or SLUICE_ADMIN_ADDRESS=127.0.0.1:9128.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0, "name a file by --config"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runGateway(cmd.Context(), env, &in, quiet)
 		},
@@ -50,12 +52,18 @@ type configFlags struct {
 	path, listen, admin, mode, logLevel, logFormat string
 }
 
-func (c *configFlags) add(cmd *cobra.Command) {
+// addPolicy adds those that a question about the policy needs.
+func (c *configFlags) addPolicy(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&c.path, "config", "c", "", "configuration file (or $SLUICE_CONFIG); none: the embedded default")
+	f.StringVar(&c.mode, "mode", "", "enforce, report or open, instead of the file's")
+}
+
+func (c *configFlags) add(cmd *cobra.Command) {
+	c.addPolicy(cmd)
+	f := cmd.Flags()
 	f.StringVar(&c.listen, "listen", "", "address of the proxy listener, instead of the file's")
 	f.StringVar(&c.admin, "admin", "", "address of the admin listener, instead of the file's")
-	f.StringVar(&c.mode, "mode", "", "enforce, report or open, instead of the file's")
 	f.StringVar(&c.logLevel, "log-level", "", "debug, info, warn or error")
 	f.StringVar(&c.logFormat, "log-format", "", "text or json")
 }
@@ -79,17 +87,22 @@ func runGateway(ctx context.Context, env *Env, flags *configFlags, quiet bool) e
 	level := new(slog.LevelVar)
 	loaded, err := config.Load(in)
 	if err != nil {
-		return err
+		return &configError{err}
 	}
 	log := newLogger(env.Stderr, loaded.File.Log, level)
 	opts, err := config.Options(loaded, log)
 	if err != nil {
-		return err
+		return &configError{err}
 	}
 	opts.Version = version()
+	opts.Telemetry.ServiceVersion = opts.Version
 	opts.Load = config.Reloader(in, loaded)
 	for _, w := range opts.Policy.Warnings() {
-		log.Warn("policy", "warning", w.String())
+		level := slog.LevelWarn
+		if w.Kind == policy.KindMultiTenant {
+			level = slog.LevelInfo // worth knowing, and nothing to mend
+		}
+		log.Log(ctx, level, "policy", "warning", w.String())
 	}
 	opts.Opened = func(bound []gateway.Bound) {
 		if !quiet {
@@ -120,26 +133,33 @@ func runGateway(ctx context.Context, env *Env, flags *configFlags, quiet bool) e
 // GOGC and GOMEMLIMIT hold as ever.
 const heapFloor = 16 << 20
 
-// onSignals reloads on SIGHUP and reopens the journal on SIGUSR1. Once the
-// gateway is stopping, a second SIGTERM or SIGINT ends the process.
+// onSignals reloads on SIGHUP, reopens the journal on SIGUSR1, and cuts live
+// flows on the second SIGTERM or SIGINT. The first of those ends the context
+// of the command.
 func onSignals(ctx context.Context, gw *gateway.Gateway, log *slog.Logger) (stop func()) {
-	ch := make(chan os.Signal, 4)
+	ch, ends := make(chan os.Signal, 4), make(chan os.Signal, 2)
 	signal.Notify(ch, syscall.SIGHUP, syscall.SIGUSR1)
+	signal.Notify(ends, syscall.SIGTERM, os.Interrupt)
 	done := make(chan struct{})
+	// Not one goroutine: a signal to end must not wait for a reload.
 	go func() {
-		stopping := ctx.Done()
-		again := make(chan os.Signal, 1)
-		defer signal.Stop(again)
+		for n := 1; ; n++ {
+			select {
+			case <-done:
+				return
+			case <-ends:
+				if n == 2 {
+					log.Warn("second signal: cutting live flows")
+					gw.Abort()
+				}
+			}
+		}
+	}()
+	go func() {
 		for {
 			select {
 			case <-done:
 				return
-			case <-stopping:
-				stopping = nil
-				signal.Notify(again, syscall.SIGTERM, os.Interrupt)
-			case <-again:
-				log.Warn("second signal: cutting live flows")
-				gw.Abort()
 			case s := <-ch:
 				if s == syscall.SIGUSR1 {
 					gw.ReopenJournal()
@@ -151,7 +171,7 @@ func onSignals(ctx context.Context, gw *gateway.Gateway, log *slog.Logger) (stop
 			}
 		}
 	}()
-	return func() { signal.Stop(ch); close(done) }
+	return func() { signal.Stop(ch); signal.Stop(ends); close(done) }
 }
 
 func newLogger(w io.Writer, l config.Log, level *slog.LevelVar) *slog.Logger {
@@ -181,8 +201,13 @@ func greet(w io.Writer, o gateway.Options, bound []gateway.Bound) {
 		}
 		fmt.Fprintf(w, "  listen  %-10s %s  (%s%s)\n", b.Name, b.Address, strings.Join(words, ", "), secure)
 	}
+	for _, b := range bound {
+		if b.Trust != "" {
+			fmt.Fprintf(w, "  trust   %s  (clients of %s need it)\n", b.Trust, b.Name)
+		}
+	}
 	p := o.Policy
-	fmt.Fprintf(w, "  policy  %s, %s: %d patterns in %d rules, revision %s\n", o.Loaded, p.Mode(), p.Patterns(), len(p.Rules()), p.Revision())
+	fmt.Fprintf(w, "  policy  %s, %s: %s in %s, revision %s\n", o.Loaded, p.Mode(), count(p.Patterns(), "pattern"), count(len(p.Rules()), "rule"), p.Revision())
 	if o.Journal != nil {
 		fmt.Fprintf(w, "  audit   %s\n", o.Journal.Dir)
 	}

@@ -18,7 +18,7 @@ through an egress gateway. A policy names one with
 
   policy:
     services: [vonage-video, {name: coturn, params: {turn_host: turn.corp.example}}]`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0, "for one of them use `sluice services show`"),
 		RunE: func(*cobra.Command, []string) error {
 			if err := checkFormat(format); err != nil {
 				return err
@@ -32,16 +32,17 @@ through an egress gateway. A policy names one with
 	}
 	outputFlag(list, &format)
 	show := &cobra.Command{
-		Use:   "show NAME",
-		Short: "Show what a service opens, with its sources and parameters",
-		Args:  cobra.ExactArgs(1),
+		Use:     "show NAME",
+		Short:   "Show what a service opens, with its sources and parameters",
+		Example: "  sluice services show vonage-video",
+		Args:    arguments(1, 1, "say which service; `sluice services` lists them"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := checkFormat(format); err != nil {
 				return err
 			}
 			s, err := catalog.Builtin().Get(args[0])
 			if err != nil {
-				return fmt.Errorf("%w; `sluice services` lists them all", err)
+				return fmt.Errorf("%w\nhint: `sluice services` lists them all", err)
 			}
 			if format == "json" {
 				return writeJSON(env.Stdout, s)

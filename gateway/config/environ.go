@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,6 +63,9 @@ func fromEnviron(environ []string) (map[string]any, error) {
 			continue
 		}
 		path, ok := byName[name]
+		if !ok && fromKubernetes(name, value) {
+			continue
+		}
 		if !ok {
 			errs = append(errs, fmt.Errorf("environment: unknown variable %s; %s", name, didYouMean(name, names)))
 			continue
@@ -74,6 +78,17 @@ func fromEnviron(environ []string) (map[string]any, error) {
 		set[path] = typed
 	}
 	return set, errors.Join(errs...)
+}
+
+// serviceLink is how Kubernetes tells the pods of a namespace about a Service
+// called sluice, or sluice-something: they are not meant for us.
+var serviceLink = regexp.MustCompile(`^SLUICE_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
+
+func fromKubernetes(name, value string) bool {
+	if !serviceLink.MatchString(name) {
+		return false
+	}
+	return !strings.HasSuffix(name, "_PORT") || strings.Contains(value, "://") || strings.Trim(value, "0123456789") == ""
 }
 
 // typedValue reads the text of a variable or flag as its key's type. Lists

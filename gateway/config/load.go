@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -44,35 +45,52 @@ type Loaded struct {
 	File    File
 	Name    string          // of the main file, for messages
 	Sources []policy.Source // the main file's policy, then the included ones
-	Watch   []string        // directories and files whose change may change this
 	doc     *document
+	origin  map[string]string // path → where its value comes from, if not from the file
+	globs   []string          // of the includes, absolute or from the main file's directory
+	read    map[string]*sum   // what was read, by path
 }
 
 // Load reads a configuration. Its error joins one *Error per thing wrong.
 func Load(in Input) (*Loaded, error) {
-	l := &Loaded{Name: EmbeddedName}
-	data := Embedded
-	if in.Path != "" {
-		var err error
-		if data, err = os.ReadFile(in.Path); err != nil {
-			return nil, fmt.Errorf("read configuration: %w", err)
-		}
-		l.Name = in.Path
-		l.Watch = append(l.Watch, in.Path)
-	}
-	doc, err := parseStrict(l.Name, data, File{})
+	l, err := load(in)
 	if err != nil {
 		return nil, err
 	}
-	l.doc = doc
-	if l.File, err = decode(data, in); err != nil {
-		return nil, err
+	return l, nil
+}
+
+// load is Load. With an error it returns what is known so far, for Watch.
+func load(in Input) (*Loaded, error) {
+	l := &Loaded{Name: EmbeddedName, origin: map[string]string{}, read: map[string]*sum{}}
+	data := Embedded
+	if in.Path != "" {
+		l.Name = in.Path
+		l.read[in.Path] = nil
+		var err error
+		if data, err = readFile(in.Path); err != nil {
+			return l, err
+		}
+		l.note(in.Path, data)
+	}
+	var err error
+	if l.doc, err = parseStrict(l.Name, data, File{}); err != nil {
+		return l, err
+	}
+	if err := l.decode(in); err != nil {
+		return l, err
 	}
 	l.listenAt(in.ListenAddress)
 	if l.File.Version != 1 {
-		return nil, l.at("version", "version %d is not known; this program reads version 1", l.File.Version)
+		return l, l.at("version", "version %d is not known; this program reads version 1", l.File.Version)
 	}
 	return l, l.readIncludes(in.Path)
+}
+
+// note keeps the hash of what was read from a file.
+func (l *Loaded) note(path string, data []byte) {
+	h := sum(sha256.Sum256(data))
+	l.read[path] = &h
 }
 
 func (l *Loaded) listenAt(address string) {
@@ -80,50 +98,53 @@ func (l *Loaded) listenAt(address string) {
 		return
 	}
 	i := slices.IndexFunc(l.File.Listeners, func(l Listener) bool { return slices.Contains(l.Doors, "connect") || slices.Contains(l.Doors, "http") })
-	l.File.Listeners[max(i, 0)].Address = address
+	i = max(i, 0)
+	l.File.Listeners[i].Address = address
+	l.origin[fmt.Sprintf("listeners[%d].address", i)] = "flag --listen"
 }
 
 // decode merges defaults, file, environment and flags. The file's shape was
 // checked before.
-func decode(data []byte, in Input) (File, error) {
-	var root yaml.Node
-	if err := yaml.Unmarshal(data, &root); err != nil {
-		return File{}, err
-	}
+func (l *Loaded) decode(in Input) error {
 	v := viper.NewWithOptions(viper.KeyDelimiter("::")) // host names have dots
-	if err := v.MergeConfigMap(plain(root.Content[0], reflect.TypeFor[File]()).(map[string]any)); err != nil {
-		return File{}, err
+	if err := v.MergeConfigMap(plain(l.doc.root, reflect.TypeFor[File]()).(map[string]any)); err != nil {
+		return err
 	}
 	overrides, err := fromEnviron(in.Environ)
 	if err != nil {
-		return File{}, err
+		return err
+	}
+	for path := range overrides {
+		l.origin[path] = "environment: " + EnvName(path)
 	}
 	for path, value := range in.Set {
 		typed, err := typedValue(path, value)
 		if err != nil {
-			return File{}, fmt.Errorf("flag for %s: %w", path, err)
+			return fmt.Errorf("flag for %s: %w", path, err)
 		}
-		overrides[path] = typed
+		overrides[path], l.origin[path] = typed, "flag for "+path
 	}
 	for path, value := range overrides {
 		v.Set(strings.ReplaceAll(path, ".", "::"), value)
 	}
-	f := Default()
-	return f, v.UnmarshalExact(&f, viper.DecodeHook(decodeHook), func(c *mapstructure.DecoderConfig) { c.WeaklyTypedInput = false })
+	l.File = Default()
+	err = v.UnmarshalExact(&l.File, viper.DecodeHook(decodeHook), func(c *mapstructure.DecoderConfig) { c.WeaklyTypedInput = false })
+	if l.File.Listeners == nil {
+		l.File.Listeners = defaultListeners()
+	}
+	return err
 }
 
 // plain turns a checked node into maps, lists and scalars. Texts stay as they
 // are written, so that a date is not taken for a time.
 func plain(n *yaml.Node, t reflect.Type) any {
-	if n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
+	n = real(n)
 	switch n.Kind {
 	case yaml.MappingNode:
 		m := map[string]any{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			k, v := n.Content[i].Value, n.Content[i+1]
-			if v.Tag == "!!null" {
+			k, v := real(n.Content[i]).Value, real(n.Content[i+1])
+			if isNull(v) {
 				continue
 			}
 			if t.Kind() == reflect.Map {
@@ -171,7 +192,7 @@ func decodeHook(from, to reflect.Type, data any) (any, error) {
 // readIncludes reads the policy files that policy.include names, in the
 // order of their names, and fills Sources.
 func (l *Loaded) readIncludes(mainPath string) error {
-	l.Sources = []policy.Source{{File: l.Name, Spec: l.File.Policy, Line: func(p string) int { return l.doc.lines[join("policy", p)] }}}
+	l.Sources = []policy.Source{{File: l.Name, Spec: l.File.Policy, Line: func(p string) int { return l.line(join("policy", p)) }}}
 	var errs []error
 	for i, glob := range l.File.Policy.Include {
 		path := fmt.Sprintf("policy.include[%d]", i)
@@ -182,34 +203,51 @@ func (l *Loaded) readIncludes(mainPath string) error {
 		if !filepath.IsAbs(glob) {
 			glob = filepath.Join(filepath.Dir(mainPath), glob)
 		}
-		files, err := filepath.Glob(glob)
-		switch {
-		case err != nil:
+		files, err := expand(glob)
+		if err != nil {
 			errs = append(errs, l.at(path, "%q is not a glob: %v", glob, err))
-		case len(files) == 0 && !strings.ContainsAny(glob, "*?["):
+			continue
+		}
+		l.globs = append(l.globs, glob)
+		if len(files) == 0 && !isGlob(glob) {
 			errs = append(errs, l.at(path, "%s does not exist", glob))
 		}
-		l.Watch = append(l.Watch, filepath.Dir(glob))
-		slices.Sort(files)
 		for _, file := range files {
-			src, err := readPolicy(file)
+			if _, twice := l.read[file]; twice && file != mainPath {
+				continue // two globs may overlap
+			}
+			if sameFile(file, mainPath) {
+				errs = append(errs, l.at(path, "names this file itself; put included files into a directory of their own"))
+				continue
+			}
+			src, err := l.readPolicy(file)
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			l.Watch = append(l.Watch, file)
 			l.Sources = append(l.Sources, src)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// readPolicy reads one included file: the keys of `policy`, at its top.
-func readPolicy(file string) (policy.Source, error) {
-	data, err := os.ReadFile(file)
+func sameFile(a, b string) bool {
+	ia, err := os.Stat(a)
 	if err != nil {
-		return policy.Source{}, fmt.Errorf("read included policy: %w", err)
+		return false
 	}
+	ib, err := os.Stat(b)
+	return err == nil && os.SameFile(ia, ib)
+}
+
+// readPolicy reads one included file: the keys of `policy`, at its top.
+func (l *Loaded) readPolicy(file string) (policy.Source, error) {
+	l.read[file] = nil
+	data, err := readFile(file)
+	if err != nil {
+		return policy.Source{}, err
+	}
+	l.note(file, data)
 	doc, err := parseStrict(file, data, policy.Spec{})
 	if err != nil {
 		return policy.Source{}, err
@@ -219,22 +257,49 @@ func readPolicy(file string) (policy.Source, error) {
 			return policy.Source{}, &Error{File: file, Line: line, Path: key, Msg: "belongs in the main file only; remove it here"}
 		}
 	}
-	var root yaml.Node
-	if err := yaml.Unmarshal(data, &root); err != nil {
-		return policy.Source{}, err
-	}
 	var spec policy.Spec
 	dec, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{Result: &spec, ErrorUnused: true, DecodeHook: decodeHook})
 	if err != nil {
 		return policy.Source{}, err
 	}
-	if err := dec.Decode(plain(root.Content[0], reflect.TypeFor[policy.Spec]())); err != nil {
+	if err := dec.Decode(plain(doc.root, reflect.TypeFor[policy.Spec]())); err != nil {
 		return policy.Source{}, &Error{File: file, Msg: err.Error()}
 	}
 	return policy.Source{File: file, Spec: spec, Line: func(p string) int { return doc.lines[p] }}, nil
 }
 
-// at makes an error about a path of the main file.
+// at makes an error about a path of the main file, or about the variable or
+// flag that set it.
 func (l *Loaded) at(path, format string, args ...any) error {
-	return &Error{File: l.Name, Line: l.doc.lines[path], Path: path, Msg: fmt.Sprintf(format, args...)}
+	e := &Error{File: l.Name, Line: l.line(path), Path: path, Msg: fmt.Sprintf(format, args...)}
+	if from := l.from(path); from != "" {
+		e.File, e.Line, e.Path = from, 0, ""
+	}
+	return e
+}
+
+// from says where a value comes from that is not the file's, or "".
+func (l *Loaded) from(path string) string {
+	if o := l.origin[path]; o != "" {
+		return o
+	}
+	if list, _, ok := strings.Cut(path, "["); ok {
+		return l.origin[list]
+	}
+	return ""
+}
+
+// line is the line of a path in the main file, or of the nearest thing above
+// it that stands there; 0 if its value is not the file's.
+func (l *Loaded) line(path string) int {
+	if l.from(path) != "" {
+		return 0
+	}
+	for path != "" {
+		if n := l.doc.lines[path]; n > 0 {
+			return n
+		}
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+	}
+	return 0
 }

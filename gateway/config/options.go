@@ -1,7 +1,6 @@
 package config
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,11 +9,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
 
+	"sluice/certs"
 	"sluice/gateway"
 	"sluice/gateway/audit"
 	"sluice/gateway/dial"
@@ -22,7 +21,6 @@ import (
 	"sluice/gateway/relay"
 	"sluice/gateway/telemetry"
 	"sluice/policy"
-	"sluice/policy/catalog"
 )
 
 // none as a path switches off what would have a default.
@@ -52,59 +50,15 @@ func Options(l *Loaded, log *slog.Logger) (gateway.Options, error) {
 		Logger:    log,
 	}
 	b.checkLog()
-	for path, d := range map[string]Duration{"limits.handshake_timeout": f.Limits.HandshakeTimeout, "limits.connect_timeout": f.Limits.ConnectTimeout} {
-		if d <= 0 {
-			b.fail(path, "must be more than 0")
-		}
-	}
-	for path, n := range map[string]int{"limits.connections": f.Limits.Connections, "limits.connections_per_client": f.Limits.ConnectionsPerClient} {
-		if n < 0 {
-			b.fail(path, "must not be negative; 0 is no limit")
-		}
-	}
+	b.positive("relay.idle_timeout", f.Relay.IdleTimeout)
+	b.positive("relay.half_close_timeout", f.Relay.HalfCloseTimeout)
+	b.positive("limits.handshake_timeout", f.Limits.HandshakeTimeout)
+	b.positive("limits.connect_timeout", f.Limits.ConnectTimeout)
+	b.count("limits.connections", f.Limits.Connections)
+	b.count("limits.connections_per_client", f.Limits.ConnectionsPerClient)
 	var err error
 	o.Policy, err = l.Compile(time.Now())
 	return o, errors.Join(append(b.errs, err)...)
-}
-
-// Compile makes the policy of a configuration.
-func (l *Loaded) Compile(now time.Time) (*policy.Policy, error) {
-	return policy.Compile(l.Sources, policy.Options{Now: now, Expand: catalog.Builtin().Expand})
-}
-
-// Reloader returns what the gateway calls for a reload: it reads the policy
-// again, and notes what else changed, which needs a restart.
-func Reloader(in Input, first *Loaded) func(context.Context) (*gateway.Reloaded, error) {
-	return func(context.Context) (*gateway.Reloaded, error) {
-		l, err := Load(in)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := Options(l, nil); err != nil {
-			return nil, err
-		}
-		p, err := l.Compile(time.Now())
-		if err != nil {
-			return nil, err
-		}
-		r := &gateway.Reloaded{Policy: p}
-		if keys := changedKeys(first.File, l.File); len(keys) > 0 {
-			r.Notes = append(r.Notes, "changed, and needs a restart to take effect: "+strings.Join(keys, ", "))
-		}
-		return r, nil
-	}
-}
-
-// changedKeys names the top-level keys but the policy that differ.
-func changedKeys(a, b File) (keys []string) {
-	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
-	for i := range va.NumField() {
-		key := va.Type().Field(i).Tag.Get("mapstructure")
-		if key != "policy" && !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
-			keys = append(keys, key)
-		}
-	}
-	return keys
 }
 
 // builder collects what is wrong while options are made.
@@ -117,12 +71,25 @@ func (b *builder) fail(path, format string, args ...any) {
 	b.errs = append(b.errs, b.l.at(path, format, args...))
 }
 
-func (b *builder) oneOf(path, got string, words ...string) bool {
-	if slices.Contains(words, got) {
+// oneOf checks a word against the words of its key.
+func (b *builder) oneOf(path, key, got string) bool {
+	if slices.Contains(words[key], got) {
 		return true
 	}
-	b.fail(path, "%q is not one of %s", got, strings.Join(words, ", "))
+	b.fail(path, "%q is not one of %s", got, strings.Join(words[key], ", "))
 	return false
+}
+
+func (b *builder) positive(path string, d Duration) {
+	if d <= 0 {
+		b.fail(path, "must be more than 0")
+	}
+}
+
+func (b *builder) count(path string, n int) {
+	if n < 0 {
+		b.fail(path, "must not be negative; 0 is no limit")
+	}
 }
 
 func (b *builder) prefixes(path string, texts []string) (list []netip.Prefix) {
@@ -137,14 +104,26 @@ func (b *builder) prefixes(path string, texts []string) (list []netip.Prefix) {
 	return list
 }
 
-// tcpDoors are the doors that a TCP listener can have.
-var tcpDoors = []string{string(flow.DoorConnect), string(flow.DoorHTTP), string(flow.DoorSOCKS5), string(flow.DoorTLS)}
+// words are the closed vocabularies of keys. Those of the policy are checked
+// by policy.Compile.
+var words = map[string][]string{
+	"Listener.doors":     {string(flow.DoorConnect), string(flow.DoorHTTP), string(flow.DoorSOCKS5), string(flow.DoorTLS)},
+	"TLS.source":         {string(certs.SourceFiles), string(certs.SourceACME), string(certs.SourceInternal)},
+	"TLS.client_auth":    {string(certs.ClientsRequired), string(certs.ClientsRequested)},
+	"Telemetry.protocol": {"grpc", "http/protobuf"},
+	"Log.level":          {"debug", "info", "warn", "error"},
+	"Log.format":         {"text", "json"},
+	"Log.flows":          {"denied", "all", "none"},
+}
 
 func (b *builder) listeners() (list []gateway.Listener) {
 	if len(b.l.File.Listeners) == 0 {
 		b.fail("listeners", "there is no listener; write {name: proxy, address: \"127.0.0.1:3128\", doors: [connect, http, socks5]}")
 	}
-	seen := map[string]string{}
+	seen, bound := map[string]string{}, map[string]string{}
+	if a := b.l.File.Admin.Address; a != none {
+		bound[a] = "admin"
+	}
 	for i, l := range b.l.File.Listeners {
 		path := fmt.Sprintf("listeners[%d]", i)
 		if l.Name == "" {
@@ -157,16 +136,21 @@ func (b *builder) listeners() (list []gateway.Listener) {
 			b.fail(path+".name", "name %q stands twice; it is also the name of %s", l.Name, before)
 		}
 		seen[l.Name] = path
-		b.address(path+".address", l.Address)
+		if b.address(path+".address", l.Address) {
+			if before, twice := bound[l.Address]; twice && !strings.HasSuffix(l.Address, ":0") {
+				b.fail(path+".address", "%s is also the address of %s", l.Address, before)
+			}
+			bound[l.Address] = path
+		}
 		if l.Port < 0 || l.Port > 65535 {
 			b.fail(path+".port", "%d is not a port", l.Port)
 		}
 		gl := gateway.Listener{Name: l.Name, Address: l.Address, Port: uint16(l.Port), TLS: b.tls(path+".tls", l.Name, l.Address, l.TLS)}
 		if len(l.Doors) == 0 {
-			b.fail(path+".doors", "no doors; choose from %s", strings.Join(tcpDoors, ", "))
+			b.fail(path+".doors", "no doors; choose from %s", strings.Join(words["Listener.doors"], ", "))
 		}
 		for j, d := range l.Doors {
-			if b.oneOf(fmt.Sprintf("%s.doors[%d]", path, j), d, tcpDoors...) {
+			if b.oneOf(fmt.Sprintf("%s.doors[%d]", path, j), "Listener.doors", d) {
 				gl.Doors = append(gl.Doors, flow.Door(d))
 			}
 		}
@@ -179,7 +163,8 @@ func (b *builder) listeners() (list []gateway.Listener) {
 }
 
 // address checks a host:port to listen on.
-func (b *builder) address(path, s string) {
+func (b *builder) address(path, s string) bool {
+	before := len(b.errs)
 	host, port, err := net.SplitHostPort(s)
 	switch {
 	case s == "":
@@ -193,13 +178,17 @@ func (b *builder) address(path, s string) {
 			b.fail(path, "%q has no valid port", s)
 		}
 	}
+	return len(b.errs) == before
 }
 
 func (b *builder) resolver() dial.ResolverOptions {
 	r := b.l.File.Resolver
 	o := dial.ResolverOptions{Servers: r.Servers, Timeout: time.Duration(r.Timeout), HostsFile: r.HostsFile}
-	if r.Timeout <= 0 {
-		b.fail("resolver.timeout", "must be more than 0")
+	b.positive("resolver.timeout", r.Timeout)
+	if r.HostsFile != "" && r.HostsFile != none {
+		if _, err := os.Stat(r.HostsFile); err != nil {
+			b.fail("resolver.hosts_file", "%s: %s; to use none write hosts_file: none", r.HostsFile, notReadable(err))
+		}
 	}
 	for i, s := range r.Servers {
 		if err := dial.CheckServer(s); err != nil {
@@ -210,15 +199,15 @@ func (b *builder) resolver() dial.ResolverOptions {
 		path := fmt.Sprintf("resolver.hosts[%d]", i)
 		host := dial.Host{Name: h.Name}
 		if _, err := policy.ParseName(h.Name); err != nil {
-			b.fail(path+".name", "%v", err)
+			b.fail(path+".name", "%q %v", h.Name, err)
 		}
 		if len(h.Addresses) == 0 {
 			b.fail(path+".addresses", "no addresses")
 		}
 		for j, a := range h.Addresses {
 			addr, err := netip.ParseAddr(a)
-			if err != nil {
-				b.fail(fmt.Sprintf("%s.addresses[%d]", path, j), "%q is not an IP address", a)
+			if err != nil || addr.Zone() != "" {
+				b.fail(fmt.Sprintf("%s.addresses[%d]", path, j), "%q is not an IP address without zone", a)
 				continue
 			}
 			host.Addresses = append(host.Addresses, addr)
@@ -266,7 +255,7 @@ func (b *builder) telemetry() telemetry.Options {
 	t := b.l.File.Telemetry
 	o := telemetry.Options{Endpoint: t.Endpoint, Protocol: t.Protocol, ServiceName: t.ServiceName}
 	if t.Protocol != "" {
-		b.oneOf("telemetry.protocol", t.Protocol, "grpc", "http/protobuf")
+		b.oneOf("telemetry.protocol", "Telemetry.protocol", t.Protocol)
 	}
 	if t.Endpoint != "" {
 		if u, err := url.Parse(t.Endpoint); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -289,7 +278,7 @@ func (b *builder) telemetry() telemetry.Options {
 
 func (b *builder) checkLog() {
 	l := b.l.File.Log
-	b.oneOf("log.level", l.Level, "debug", "info", "warn", "error")
-	b.oneOf("log.format", l.Format, "text", "json")
-	b.oneOf("log.flows", l.Flows, "denied", "all", "none")
+	b.oneOf("log.level", "Log.level", l.Level)
+	b.oneOf("log.format", "Log.format", l.Format)
+	b.oneOf("log.flows", "Log.flows", l.Flows)
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -15,24 +16,25 @@ import (
 // tls makes the certificate options of a listener; nil if it speaks no TLS.
 func (b *builder) tls(path, listener, address string, t TLS) *certs.Options {
 	if t.Source == "" {
-		if t.Cert != "" || t.Key != "" || t.Directory != "" || len(t.Names) > 0 || t.ClientCA != "" {
+		if !reflect.DeepEqual(t, TLS{}) {
 			b.fail(path+".source", "is missing; write files, acme or internal")
 		}
 		return nil
 	}
+	before := len(b.errs)
 	o := &certs.Options{
 		Listener: listener, Names: t.Names, StorageDir: filepath.Join(b.stateDir(), "certs"),
 		Clients: certs.Clients{CAFile: t.ClientCA},
 	}
 	if t.ClientCA != "" {
 		o.Clients.Mode = certs.ClientsRequired
-		if t.ClientAuth != "" && b.oneOf(path+".client_auth", t.ClientAuth, "require", "request") {
+		if t.ClientAuth != "" && b.oneOf(path+".client_auth", "TLS.client_auth", t.ClientAuth) {
 			o.Clients.Mode = certs.ClientMode(t.ClientAuth)
 		}
 	} else if t.ClientAuth != "" {
 		b.fail(path+".client_auth", "needs client_ca: the authority that signs the clients' certificates")
 	}
-	if !b.oneOf(path+".source", t.Source, "files", "acme", "internal") {
+	if !b.oneOf(path+".source", "TLS.source", t.Source) {
 		return nil
 	}
 	o.Source = certs.Source(t.Source)
@@ -50,6 +52,11 @@ func (b *builder) tls(path, listener, address string, t TLS) *certs.Options {
 	}
 	if o.Source != certs.SourceFiles && len(t.Names) == 0 {
 		b.fail(path+".names", "say which names the certificate is for")
+	}
+	if len(b.errs) == before {
+		if err := o.Check(); err != nil {
+			b.fail(path, "%v", err)
+		}
 	}
 	return o
 }
@@ -74,7 +81,7 @@ func (b *builder) admin() gateway.Admin {
 		o.Token = strings.TrimSpace(string(token))
 		switch {
 		case err != nil:
-			b.fail("admin.token_file", "%v", err)
+			b.fail("admin.token_file", "%s: %s", a.TokenFile, notReadable(err))
 		case len(o.Token) < 16:
 			b.fail("admin.token_file", "%s holds fewer than 16 characters; make one with `openssl rand -hex 24`", a.TokenFile)
 		}

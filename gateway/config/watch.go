@@ -3,8 +3,8 @@ package config
 import (
 	"context"
 	"crypto/sha256"
-	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	// settle is how long files must stay as they are before a change counts:
-	// editors and copies write in steps.
-	settle = 200 * time.Millisecond
-	// pollEvery finds changes that the kernel does not report, such as on
+	// settleTime is how long files must stay as they are before a change
+	// counts: editors and copies write in steps.
+	settleTime = 200 * time.Millisecond
+	// pollTime finds changes that the kernel does not report, such as on
 	// network file systems.
-	pollEvery = 30 * time.Second
+	pollTime = 30 * time.Second
 )
 
 // Watch calls changed after the files of a configuration changed and have
@@ -27,118 +27,155 @@ const (
 // directories, so that a replaced file, a new include and the symbolic links
 // of a Kubernetes ConfigMap are seen. Changes are told by content.
 func Watch(ctx context.Context, in Input, l *Loaded, log *slog.Logger, changed func()) <-chan struct{} {
+	w := &watcher{in: in, log: log, settle: settleTime, poll: pollTime}
+	return w.start(ctx, l, changed)
+}
+
+// watcher is the state of one Watch.
+type watcher struct {
+	in           Input
+	log          *slog.Logger
+	settle, poll time.Duration
+	globs        []string // of the includes
+	fs           *fsnotify.Watcher
+}
+
+func (w *watcher) start(ctx context.Context, l *Loaded, changed func()) <-chan struct{} {
 	done := make(chan struct{})
-	if in.Path == "" {
-		close(done)
+	if info, err := os.Stat(w.in.Path); w.in.Path == "" || err == nil && !info.Mode().IsRegular() {
+		close(done) // a pipe can be read only once
 		return done
 	}
-	w := &watcher{in: in, files: l.Watch, log: log}
-	events := make(<-chan fsnotify.Event)
-	if fw, err := fsnotify.NewWatcher(); err != nil {
-		log.Warn("watch configuration: the kernel gives no notifications; looking every 30 s", "error", err)
+	w.globs = l.globs
+	fs, err := fsnotify.NewWatcher()
+	if err != nil {
+		w.log.Warn("watch configuration: the kernel gives no notices; looking from time to time", "every", w.poll, "error", err)
 	} else {
-		w.fs, events = fw, fw.Events
-		context.AfterFunc(ctx, func() { fw.Close() })
+		w.fs = fs
 	}
 	w.subscribe()
-	last := w.fingerprint()
 	go func() {
 		defer close(done)
-		poll := time.NewTicker(pollEvery)
-		defer poll.Stop()
-		quiet := time.NewTimer(time.Hour)
-		defer quiet.Stop()
-		pending := [sha256.Size]byte{}
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-poll.C:
-				quiet.Reset(0)
-			case _, ok := <-events:
-				if !ok {
-					events = nil
-					continue
-				}
-				quiet.Reset(settle)
-			case <-quiet.C:
-				now := w.fingerprint()
-				switch {
-				case now == last:
-				case now != pending: // still being written, perhaps
-					pending = now
-					quiet.Reset(settle)
-				default:
-					last = now
-					changed()
-					w.refresh()
-					last = w.fingerprint()
-				}
-			}
+		if w.fs != nil {
+			defer w.fs.Close()
 		}
+		w.run(ctx, fingerprint(l.read), changed)
 	}()
 	return done
 }
 
-type watcher struct {
-	in    Input
-	files []string
-	fs    *fsnotify.Watcher
-	log   *slog.Logger
+// run compares what is on disk with last, what was loaded: at first, for what
+// changed since, then at each notice and each poll. A difference counts once
+// it was seen twice, w.settle apart.
+func (w *watcher) run(ctx context.Context, last sum, changed func()) {
+	var events <-chan fsnotify.Event
+	var troubles <-chan error
+	if w.fs != nil {
+		events, troubles = w.fs.Events, w.fs.Errors
+	}
+	poll := time.NewTicker(w.poll)
+	defer poll.Stop()
+	look := time.NewTimer(w.settle)
+	defer look.Stop()
+	armed, pending := true, last
+	for {
+		notice := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-poll.C:
+			notice = true
+		case <-events:
+			notice = true
+		case <-troubles: // such as an overflow: notices were lost
+			notice = true
+		case <-look.C:
+			armed = false
+			switch now := w.fingerprint(); now {
+			case last:
+				pending = last
+			case pending:
+				before := last
+				last = w.follow()
+				pending = last
+				if last != before {
+					changed()
+				}
+				notice = true // what was written meanwhile
+			default:
+				pending = now
+				notice = true
+			}
+			w.subscribe()
+		}
+		// Not put off by every notice: a busy directory would never settle.
+		if notice && !armed {
+			armed = true
+			look.Reset(w.settle)
+		}
+	}
+}
+
+// follow learns of new includes, and returns the fingerprint of what is now to
+// be loaded. It is taken before that, so that no later change is missed.
+func (w *watcher) follow() sum {
+	l, err := load(w.in)
+	if l.doc != nil && l.File.Version > 0 { // the includes are known, even if one is broken
+		w.globs = l.globs
+	}
+	if err == nil {
+		return fingerprint(l.read)
+	}
+	return w.fingerprint()
+}
+
+// files lists the files that count now.
+func (w *watcher) files() []string {
+	files := map[string]bool{w.in.Path: true}
+	for _, glob := range w.globs {
+		found, _ := expand(glob) // a bad glob was never loaded
+		for _, f := range found {
+			files[f] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(files))
+}
+
+func (w *watcher) fingerprint() sum {
+	contents := map[string]*sum{}
+	for _, f := range w.files() {
+		contents[f] = nil
+		if data, err := readFile(f); err == nil {
+			h := sum(sha256.Sum256(data))
+			contents[f] = &h
+		}
+	}
+	return fingerprint(contents)
 }
 
 // subscribe watches the directories of all files, and of what they link to.
+// A directory that was removed and made again is watched again.
 func (w *watcher) subscribe() {
 	if w.fs == nil {
 		return
 	}
 	var dirs []string
-	for _, f := range w.files {
+	for _, glob := range w.globs {
+		dirs = append(dirs, filepath.Dir(glob))
+	}
+	for _, f := range w.files() {
 		dirs = append(dirs, filepath.Dir(f))
-		if info, err := os.Stat(f); err == nil && info.IsDir() {
-			dirs = append(dirs, f)
-		}
 		if real, err := filepath.EvalSymlinks(f); err == nil {
 			dirs = append(dirs, filepath.Dir(real))
 		}
 	}
 	slices.Sort(dirs)
 	for _, dir := range slices.Compact(dirs) {
+		if isGlob(dir) {
+			continue // found by polling
+		}
 		if err := w.fs.Add(dir); err != nil {
 			w.log.Debug("watch configuration", "dir", dir, "error", err)
 		}
 	}
-}
-
-// refresh follows a change of the includes. A configuration that does not
-// load keeps the files that are watched.
-func (w *watcher) refresh() {
-	if l, err := Load(w.in); err == nil {
-		w.files = l.Watch
-	}
-	w.subscribe()
-}
-
-// fingerprint is a hash over the names and contents of all files.
-func (w *watcher) fingerprint() (sum [sha256.Size]byte) {
-	h := sha256.New()
-	files := slices.Clone(w.files)
-	for _, f := range w.files { // new files in an included directory count
-		if entries, err := os.ReadDir(f); err == nil {
-			for _, e := range entries {
-				files = append(files, filepath.Join(f, e.Name()))
-			}
-		}
-	}
-	for _, f := range files {
-		io.WriteString(h, f+"\x00")
-		if data, err := os.ReadFile(f); err == nil {
-			h.Write(data)
-		} else {
-			io.WriteString(h, "\x00absent")
-		}
-		h.Write([]byte{0})
-	}
-	h.Sum(sum[:0])
-	return sum
 }

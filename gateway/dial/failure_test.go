@@ -112,9 +112,7 @@ func TestLookupHearsASlowServer(t *testing.T) {
 		a, _ := r.Lookup(t.Context(), "a.test")
 		got <- a
 	}()
-	for z.questions("", "a.test.", "A") < 3 { // the first two are given up for lost, but still heard
-		time.Sleep(time.Millisecond)
-	}
+	await(t, func() bool { return z.questions("", "a.test.", "A") >= 3 }) // the first two are given up for lost, but still heard
 	close(release)
 	wantAddrs(t, <-got, "127.0.0.1")
 }
@@ -138,4 +136,18 @@ func TestLookupWithoutEDNS(t *testing.T) {
 	r, _ := testResolver(t, ResolverOptions{Servers: []string{serveDNS(t, z)}})
 	wantAddrs(t, lookup(t, r, "a.test"), "127.0.0.1")
 	wantAddrs(t, lookup(t, r, "b.test"), "127.0.0.1")
+}
+
+// await polls until ok, for at most 20 seconds.
+func await(t *testing.T, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatal("waited in vain")
+		}
+		<-tick.C
+	}
 }

@@ -264,9 +264,7 @@ func TestLookupOfOneNameIsOneQuestion(t *testing.T) {
 		_, err := r.Lookup(gone, "a.test")
 		first <- err
 	}()
-	for z.questions("", "a.test.", "A") == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	await(t, func() bool { return z.questions("", "a.test.", "A") > 0 })
 	var wg sync.WaitGroup
 	errs := make(chan error, 100)
 	for range 100 {

@@ -62,6 +62,9 @@ type responseWriter struct {
 // WriteHeader implements http.ResponseWriter.
 func (w *responseWriter) WriteHeader(status int) {
 	w.x.started.Store(true)
+	if w.x.door.leaving.Load() {
+		w.Header().Set("Connection", "close") // in HTTP/2: GOAWAY
+	}
 	w.ResponseWriter.WriteHeader(status)
 	if _, known := w.Header()["Content-Length"]; !known && w.x.f.Method != http.MethodHead &&
 		status != http.StatusNoContent && status != http.StatusNotModified {

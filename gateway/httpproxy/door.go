@@ -85,6 +85,7 @@ type Door struct {
 	via     string // our pseudonym
 	proxy   http.Handler
 	servers *upstreams
+	leaving atomic.Bool // Leave was called
 	resets  atomic.Int64
 }
 
@@ -103,6 +104,10 @@ func (d *Door) Reset() {
 	d.resets.Add(1)
 	d.servers.reset()
 }
+
+// Leave makes every answer from now on the last of its connection, so that
+// clients take their next request elsewhere: the gateway is stopping.
+func (d *Door) Leave() { d.leaving.Store(true) }
 
 // limits returns the bounds of one client connection.
 func (d *Door) limits() limits {
@@ -132,6 +137,9 @@ func (d *Door) Serve(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 		tunnel.Farewell(c)
 		return
 	}
+	// The tunnel watches ctx itself: a connection that is closed under it would
+	// be recorded as broken, not as cut.
+	stop()
 	c.SetDeadline(time.Time{}) //nolint:errcheck // then the next read fails
 	d.connect(ctx, c, g.connect, in)
 }
@@ -158,7 +166,7 @@ func (d *Door) wholeConnect(c *sniff.Conn) *Head {
 
 // serveRequests serves all but CONNECT, by net/http.
 func (d *Door) serveRequests(ctx context.Context, g *guard, in flow.Inbound) {
-	s := session{door: d, in: in, guard: g}
+	s := session{door: d, ctx: ctx, in: in, guard: g}
 	defer s.close()
 	srv := http.Server{
 		Handler:                      &s,

@@ -10,6 +10,8 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,7 @@ import (
 // exchange is one admitted request and its response.
 type exchange struct {
 	door     *Door
+	conn     context.Context // of the client's connection
 	f        *flow.Flow
 	admitted flow.Flow // f as it was when it was admitted; never written
 	pool     *http.Transport
@@ -34,8 +37,11 @@ type exchange struct {
 
 	in, out atomic.Int64 // body bytes from and to the client
 	started atomic.Bool  // the client has seen a part of the response
-	broken  error        // why the exchange failed
-	short   bool         // the response broke off behind its head
+	// answering: the response is the gateway's own, and must reach the client
+	// though the flow was cut.
+	answering atomic.Bool
+	broken    error // why the exchange failed
+	short     bool  // the response broke off behind its head
 }
 
 type exchangeKey struct{}
@@ -48,8 +54,8 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, h *Head, f *fl
 	ctx, cut := context.WithCancelCause(live)
 	defer cut(nil)
 	x := &exchange{
-		door: d, f: f, admitted: *f, guard: s.guard, accept: h.Get("Accept"), cut: cut,
-		pool: s.upstreams(r).pool(f.Decision.Rule),
+		door: d, conn: s.ctx, f: f, admitted: *f, guard: s.guard, accept: h.Get("Accept"), cut: cut,
+		pool: s.upstreams(r).pool(f.Decision.Grant),
 	}
 	x.bounds()
 	stop := x.cutClient(ctx, w)
@@ -75,7 +81,7 @@ func (x *exchange) bounds() {
 	if x.idleFor == 0 {
 		x.idleFor = time.Hour
 	}
-	if rule := x.f.Decision.Rule; rule != nil {
+	if rule := x.f.Decision.Grant; rule != nil {
 		if rule.Idle != 0 {
 			x.idleFor = rule.Idle
 		}
@@ -109,7 +115,9 @@ func (x *exchange) cutClient(ctx context.Context, w http.ResponseWriter) (stop f
 	control := http.NewResponseController(w)
 	unhook := context.AfterFunc(ctx, func() {
 		defer close(done)
-		if x.started.Load() {
+		// The context also ends with the client's own bytes, when they break off
+		// or are malformed; the answer to that must not be stopped.
+		if x.started.Load() && !x.answering.Load() && x.cutBy(ctx) != nil {
 			control.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // then it ends by itself
 		}
 	})
@@ -140,7 +148,7 @@ func (x *exchange) context(ctx context.Context) context.Context {
 // roundTrip is the way of a request to the server and back. It always has a
 // response: goproxy would show the client a bare error.
 func (x *exchange) roundTrip(r *http.Request) *http.Response {
-	resp, err := x.pool.RoundTrip(r)
+	resp, err := x.pool.RoundTrip(x.pinned(r))
 	if err == nil && x.fault() != nil {
 		resp.Body.Close() // the server answered to half a request
 		err = x.fault()
@@ -159,6 +167,26 @@ func (x *exchange) roundTrip(r *http.Request) *http.Response {
 	x.clean(resp)
 	resp.Body = &countedBody{x: x, body: resp.Body}
 	return resp
+}
+
+// pinned makes r take only a connection that its own flow could have made: one
+// to the same name, when that had the same addresses that passed. An address
+// that is denied to one client may be open to another.
+func (x *exchange) pinned(r *http.Request) *http.Request {
+	addrs := slices.Clone(x.admitted.Resolved)
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	var key strings.Builder
+	key.WriteString(x.admitted.Host)
+	for _, a := range addrs {
+		key.WriteString("," + a.String())
+	}
+	// The transport tells connections apart by the URL's host. It is not sent:
+	// the field Host is r.Host, and the gate dials what it resolved.
+	u := *r.URL
+	u.Host = net.JoinHostPort(strings.ToLower(key.String()), strconv.Itoa(int(x.admitted.Port)))
+	r = r.WithContext(r.Context())
+	r.URL = &u
+	return r
 }
 
 // clean makes a response's head fit to be sent on.
@@ -187,7 +215,7 @@ func (x *exchange) failure(r *http.Request, err error) *http.Response {
 		a.header = http.Header{"Connection": {"close"}}
 		return x.response(r, a)
 	}
-	if cut := (*flow.CutError)(nil); errors.As(context.Cause(r.Context()), &cut) {
+	if cut := x.cutBy(r.Context()); cut != nil {
 		x.broken = cut
 		return x.response(r, cutAnswer(cut, x.f))
 	}
@@ -197,11 +225,13 @@ func (x *exchange) failure(r *http.Request, err error) *http.Response {
 		return x.response(r, failed(x.broken, x.f))
 	}
 	if unreachable := (*flow.UnreachableError)(nil); errors.As(err, &unreachable) {
+		x.f.Stage = flow.Ended // the gate has recorded it, with its copy of the flow
 		a := failed(unreachable, x.f)
 		x.f.ErrorCode = a.Error
 		return x.response(r, a)
 	}
 	if denied := (*flow.DeniedError)(nil); errors.As(err, &denied) {
+		x.f.Stage = flow.Ended // as above
 		return x.response(r, x.door.denied(denied, x.f))
 	}
 	return x.respond(r, errorType(err), err.Error())
@@ -236,6 +266,18 @@ func errorType(err error) string {
 	return "connection_terminated"
 }
 
+// cutBy says who ended the context of an exchange; nil if that was the client,
+// or nobody.
+func (x *exchange) cutBy(ctx context.Context) *flow.CutError {
+	if cut := (*flow.CutError)(nil); errors.As(context.Cause(ctx), &cut) {
+		return cut
+	}
+	if x.conn.Err() != nil {
+		return &flow.CutError{End: flow.EndDrain}
+	}
+	return nil
+}
+
 // cutAnswer tells a client that waits for a response why there will be none.
 func cutAnswer(cut *flow.CutError, f *flow.Flow) answer {
 	a := failed(cut, f)
@@ -256,6 +298,7 @@ func cutAnswer(cut *flow.CutError, f *flow.Flow) answer {
 
 // response makes a response of an answer.
 func (x *exchange) response(r *http.Request, a answer) *http.Response {
+	x.answering.Store(true)
 	header, body := a.fields(x.accept)
 	x.f.Status = a.Status
 	return &http.Response{
@@ -277,7 +320,7 @@ func (x *exchange) end(ctx context.Context) {
 	if x.broken != nil && f.Error == "" {
 		f.Error = x.broken.Error()
 	}
-	if cut := (*flow.CutError)(nil); errors.As(context.Cause(ctx), &cut) {
+	if cut := x.cutBy(ctx); cut != nil {
 		f.ClientEnd, f.ServerEnd = cut.End, cut.End
 	}
 	x.door.o.Out.Done(f)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -26,23 +27,37 @@ const maxStreams = 256
 func (d *Door) ServeH2(ctx context.Context, c net.Conn, in flow.Inbound) {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	s := session{door: d, in: in}
+	s := session{door: d, ctx: ctx, in: in}
 	defer s.close()
 	defer func() {
 		c.Close()
-		s.streams.Lock() // net/http2 does not wait for its handlers
-		s.streams.Unlock()
+		s.streams.Lock()   // net/http2 does not wait for its handlers
+		s.streams.Unlock() //nolint:staticcheck // SA2001: to wait is all that is wanted
 	}()
+	client := sniff.NewConn(c)
+	if !d.awaitPreface(client) {
+		return
+	}
 	srv := http2.Server{
 		MaxConcurrentStreams: maxStreams,
 		IdleTimeout:          d.o.IdleTimeout,
 		ReadIdleTimeout:      time.Minute, // then a ping finds out whether the client is still there
 	}
-	srv.ServeConn(withState(c), &http2.ServeConnOpts{
+	srv.ServeConn(withState(client), &http2.ServeConnOpts{
 		Context:    ctx,
 		BaseConfig: &http.Server{MaxHeaderBytes: d.o.MaxHeader},
 		Handler:    http.HandlerFunc(s.serveH2),
 	})
+}
+
+// awaitPreface waits for what a client must begin with (RFC 9113 section 3.4),
+// for as long as for a request head: net/http2 has a time of its own.
+func (d *Door) awaitPreface(c *sniff.Conn) bool {
+	c.SetReadDeadline(time.Now().Add(d.o.HeaderTimeout)) //nolint:errcheck // then the read fails
+	if _, err := c.Peek(len(http2.ClientPreface)); err != nil {
+		return false
+	}
+	return c.SetReadDeadline(time.Time{}) == nil
 }
 
 // withState makes c tell its TLS state: net/http2 then marks requests with
@@ -124,6 +139,13 @@ func headOfH2(r *http.Request) (*Head, *HeadError) {
 		h.Target = "http://" + r.Host
 	default:
 		h.Target = "http://" + r.Host + r.RequestURI
+	}
+	// Joined, the two must come apart where they were joined.
+	if _, _, err := parseAuthority(r.Host, 0); err != nil {
+		return nil, err
+	}
+	if r.Method != http.MethodConnect && r.RequestURI != "*" && !strings.HasPrefix(r.RequestURI, "/") {
+		return nil, bad("a :path that is no path")
 	}
 	if !isToken(h.Method) {
 		return nil, bad("the method is no token")

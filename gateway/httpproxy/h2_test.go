@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -159,6 +161,26 @@ type pipeConn struct {
 func (c pipeConn) Read(p []byte) (int, error)  { return c.r.Read(p) }
 func (c pipeConn) Write(p []byte) (int, error) { return c.w.Write(p) }
 func (c pipeConn) Close() error                { return c.w.Close() }
+
+// A client that chose HTTP/2 and then says nothing, or drips, is cut after the
+// time of a request head.
+func TestH2WithoutPreface(t *testing.T) {
+	addr, _ := startTLSDoor(t, newGate(nil), Options{HeaderTimeout: 50 * time.Millisecond})
+	for name, said := range map[string]string{"nothing": "", "half a preface": http2.ClientPreface[:12]} {
+		t.Run(name, func(t *testing.T) {
+			c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) // its certificate is not at issue
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			io.WriteString(c, said)
+			c.SetReadDeadline(time.Now().Add(5 * time.Second)) // net/http2 itself waits ten
+			if b, err := io.ReadAll(c); len(b) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("got %q, %v; want the end", b, err)
+			}
+		})
+	}
+}
 
 func TestH2Forward(t *testing.T) {
 	g := newGate(map[string]string{"a.test:80": startServer(t, mirror)})

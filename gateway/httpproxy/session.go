@@ -1,6 +1,7 @@
 package httpproxy
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 // session is what the requests of one client connection have in common.
 type session struct {
 	door  *Door
+	ctx   context.Context // of the connection
 	in    flow.Inbound
 	guard *guard // nil in HTTP/2
 
@@ -109,7 +111,7 @@ func (s *session) serve(w http.ResponseWriter, r *http.Request, h *Head) {
 		}
 	}
 	if refusal != nil {
-		refusal.serve(w, h.Get("Accept"), false)
+		refusal.serve(w, h.Get("Accept"), s.door.leaving.Load())
 		return
 	}
 	s.forward(w, r, h, f)

@@ -27,6 +27,11 @@ func (x *exchange) upgrade(ctx context.Context, w http.ResponseWriter, r *http.R
 	}
 	server := sniff.NewConn(conn)
 	defer server.Close()
+	// It may live for days: what it is connected to must be known to a reload.
+	if err := x.door.o.Out.Look(ctx, x.f, ""); err != nil {
+		x.write(w, x.failure(r, err))
+		return
+	}
 	stop := context.AfterFunc(ctx, func() { server.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	server.SetDeadline(time.Now().Add(x.door.o.ResponseTimeout)) //nolint:errcheck // then the write fails
@@ -140,9 +145,7 @@ func (x *exchange) join(ctx context.Context, w http.ResponseWriter, resp *http.R
 	res := relay.Run(ctx, client, server, o)
 	x.in.Add(res.Sent)
 	x.out.Add(res.Received)
-	if x.f.ClientEnd, x.f.ServerEnd = flow.End(res.Client), flow.End(res.Server); res.Client == relay.EndCut {
-		x.f.ClientEnd, x.f.ServerEnd = flow.EndDrain, flow.EndDrain
-	}
+	x.f.ClientEnd, x.f.ServerEnd = flow.End(res.Client), flow.End(res.Server) // a cut gets its own word in end
 	if res.Err != nil && (res.Client == relay.EndError || res.Server == relay.EndError) {
 		x.broken = res.Err
 	}

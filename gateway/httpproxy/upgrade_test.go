@@ -2,6 +2,7 @@ package httpproxy
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -95,6 +96,27 @@ func TestWebSocket(t *testing.T) {
 				t.Errorf("record %+v", f)
 			}
 		})
+	}
+}
+
+func TestWebSocketInsideTLS(t *testing.T) {
+	g := newGate(map[string]string{"ws.test:80": startServer(t, wsEcho)})
+	addr, _ := startTLSDoor(t, g, Options{})
+	tr := &http.Transport{
+		Proxy:           http.ProxyURL(&url.URL{Scheme: "https", Host: addr}),
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+	}
+	t.Cleanup(tr.CloseIdleConnections)
+	c, _, err := websocket.Dial(t.Context(), "ws://ws.test/ws", &websocket.DialOptions{HTTPClient: &http.Client{Transport: tr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseNow()
+	if err := c.Write(t.Context(), websocket.MessageText, []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, got, err := c.Read(t.Context()); string(got) != "hello" {
+		t.Fatalf("got %q, %v", got, err)
 	}
 }
 

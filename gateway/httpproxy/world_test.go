@@ -56,7 +56,7 @@ func (g *gate) Admit(_ context.Context, f *flow.Flow) error {
 	if _, ok := g.allow[g.key(f)]; !ok {
 		return g.deny(f, policy.ReasonNoRule, fmt.Sprintf("no rule names %q", f.Host))
 	}
-	f.Decision = policy.Decision{Allow: true, Host: f.Host, Rule: g.rule}
+	f.Decision = policy.Decision{Allow: true, Host: f.Host, Rule: g.rule, Grant: g.rule}
 	if g.resolve != nil {
 		return g.resolve(f)
 	}
@@ -254,10 +254,12 @@ func (w *wire) response(method string) (*http.Response, string) {
 func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(15 * time.Second)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}
-		time.Sleep(2 * time.Millisecond)
+		<-tick.C
 	}
 }

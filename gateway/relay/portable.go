@@ -191,7 +191,7 @@ func (t *tunnel) eof(from, to *side) {
 	last := to.end == EndEOF && to.tcp != nil
 	t.mu.Unlock()
 	if last {
-		return // result closes both, which tells a TCP peer as well
+		return // result closes both, which tells a TCP peer the same; other kinds tell an end from a break
 	}
 	told := to.closeWrite()
 

@@ -40,6 +40,8 @@ func (m *metrics) register(p *pump) error {
 	active := gauge("sluice_flows_active", "Flows that are being carried now.")
 	bytes := counter("sluice_bytes_total", "Bytes of ended flows: in from clients, out to clients.")
 	failed := counter("sluice_flow_errors_total", "Allowed flows that failed, by error type of RFC 9209.")
+	refused := counter("sluice_connections_refused_total", "Client connections closed unheard, by the limit that was reached: connections, connections_per_client or descriptors.")
+	panics := counter("sluice_panics_total", "Connections that were closed by a fault of the gateway itself; each has a stack in the log.")
 	reloads := counter("sluice_policy_reloads_total", "Policies that were put in force (success) or refused (failure).")
 	healthy := gauge("sluice_policy_last_reload_successful", "1 if the newest policy is in force, 0 if it was refused and an older one stays.")
 	since := gauge("sluice_policy_last_reload_success_timestamp_seconds", "When the policy in force was loaded, Unix time.")
@@ -51,7 +53,9 @@ func (m *metrics) register(p *pump) error {
 	_, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		m.flows.observe(o, flows)
 		m.errors.observe(o, failed)
+		m.refused.observe(o, refused)
 		o.ObserveInt64(active, m.active.Load())
+		o.ObserveInt64(panics, m.panics.Load())
 		o.ObserveInt64(bytes, m.in.Load(), in)
 		o.ObserveInt64(bytes, m.out.Load(), out)
 		for i, result := range results {
@@ -68,7 +72,7 @@ func (m *metrics) register(p *pump) error {
 			o.ObserveInt64(rules, s.rules)
 		}
 		return nil
-	}, flows, failed, active, bytes, reloads, healthy, since, info, rules)
+	}, flows, failed, active, panics, bytes, refused, reloads, healthy, since, info, rules)
 	errs = append(errs, err)
 
 	m.duration, err = m.meter.Float64Histogram("sluice_flow_duration_seconds",
@@ -139,6 +143,15 @@ func (t *Telemetry) RegisterJournal(stats func() audit.Stats) error {
 
 // Active counts flows that begin (+1) and stop (-1) being carried.
 func (t *Telemetry) Active(delta int64) { t.metrics.active.Add(delta) }
+
+// ConnectionRefused counts a connection that was closed at a limit before any
+// door saw it.
+func (t *Telemetry) ConnectionRefused(listener, limit string) {
+	t.metrics.refused.add(refusedLabels{listener, limit})
+}
+
+// Panicked counts a connection that was closed by a fault of the gateway.
+func (t *Telemetry) Panicked() { t.metrics.panics.Add(1) }
 
 // PolicyLoaded notes the policy that is in force from now on.
 func (t *Telemetry) PolicyLoaded(revision string, rules int) {

@@ -40,8 +40,10 @@ type metrics struct {
 
 	flows       series[flowLabels]
 	errors      series[errorLabels]
+	refused     series[refusedLabels]
 	active      atomic.Int64
 	in, out     atomic.Int64
+	panics      atomic.Int64
 	duration    metric.Float64Histogram
 	reloads     [2]atomic.Int64 // failed, succeeded
 	reloadFails atomic.Bool     // the last one failed
@@ -61,6 +63,14 @@ func (l flowLabels) set() attribute.Set {
 type errorLabels struct{ code string }
 
 func (l errorLabels) set() attribute.Set { return attribute.NewSet(attribute.String("code", l.code)) }
+
+// refusedLabels are of a connection that no door saw: both are words of the
+// configuration.
+type refusedLabels struct{ listener, limit string }
+
+func (l refusedLabels) set() attribute.Set {
+	return attribute.NewSet(attribute.String("listener", l.listener), attribute.String("limit", l.limit))
+}
 
 type labels interface {
 	comparable
@@ -128,6 +138,7 @@ func newMetrics(ctx context.Context, res *resource.Resource, p *pump) (*metrics,
 	m := &metrics{registry: prometheus.NewRegistry()}
 	m.flows.limit, m.flows.overflow = maxFlowSeries, flowLabels{"other", "other", "other", "other"}
 	m.errors.limit, m.errors.overflow = maxErrorSeries, errorLabels{"other"}
+	m.refused.limit, m.refused.overflow = maxFlowSeries, refusedLabels{"other", "other"}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	// Names are as written here: nothing is added to them, in this or a later

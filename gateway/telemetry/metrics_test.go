@@ -87,6 +87,9 @@ func TestMetrics(t *testing.T) {
 	failed.ErrorCode = "dns_timeout"
 	tel.Ended(ended(1, ""))
 	tel.Ended(failed)
+	tel.ConnectionRefused("proxy", "connections")
+	tel.ConnectionRefused("proxy", "connections")
+	tel.ConnectionRefused("sni", "descriptors")
 	tel.PolicyLoaded("r1", 7)
 	tel.PolicyRefused()
 	if err := tel.RegisterGauge("sluice_dns_cache_entries", "Answers in the cache.", func() float64 { return 42 }); err != nil {
@@ -115,6 +118,8 @@ func TestMetrics(t *testing.T) {
 		{10, "sluice_bytes_total", []string{"direction=out"}},
 		{1, "sluice_flow_errors_total", []string{"code=dns_timeout"}},
 		{2, "sluice_flow_duration_seconds", nil},
+		{2, "sluice_connections_refused_total", []string{"listener=proxy", "limit=connections"}},
+		{1, "sluice_connections_refused_total", []string{"listener=sni", "limit=descriptors"}},
 		{1, "sluice_policy_reloads_total", []string{"result=success"}},
 		{1, "sluice_policy_reloads_total", []string{"result=failure"}},
 		{0, "sluice_policy_last_reload_successful", nil},

@@ -75,7 +75,7 @@ func carry(live context.Context, out flow.Opener, f *flow.Flow, client, server n
 
 // ruled returns o with what the flow's rule says otherwise.
 func ruled(f *flow.Flow, o relay.Options) relay.Options {
-	if rule := f.Decision.Rule; rule != nil {
+	if rule := f.Decision.Grant; rule != nil {
 		if rule.Idle != 0 {
 			o.IdleTimeout = rule.Idle
 		}

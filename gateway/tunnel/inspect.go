@@ -170,6 +170,8 @@ func (i *inspection) judge() error {
 		return context.Cause(i.ctx)
 	}
 	switch kind {
+	case sniff.KindNeedMore:
+		return i.judgeStalled()
 	case sniff.KindTLS:
 		return i.judgeTLS()
 	case sniff.KindHTTP:
@@ -180,19 +182,46 @@ func (i *inspection) judge() error {
 	return i.look(policy.SeenOpaque, "")
 }
 
-// classify waits until the client's bytes say what they are. A client that
-// stops before that is opaque.
+// classify waits until the client's bytes say what they are. A client that ends
+// before that is opaque; one that only stops is KindNeedMore.
 func (i *inspection) classify() sniff.Kind {
 	for {
 		kind := sniff.Classify(i.client.Buffered())
 		if kind != sniff.KindNeedMore {
 			return kind
 		}
-		if _, err := i.client.Peek(len(i.client.Buffered()) + 1); err != nil {
+		_, err := i.client.Peek(len(i.client.Buffered()) + 1)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return sniff.KindNeedMore
+		case err != nil:
 			return sniff.KindOpaque
 		}
 	}
 }
+
+// judgeStalled judges a client that stopped within its first bytes. It may go
+// on as what they begin like or as something else, so both must be allowed; a
+// ClientHello must be whole.
+func (i *inspection) judgeStalled() error {
+	like := policy.SeenHTTP
+	switch first := i.client.Buffered()[0]; {
+	case first == tlsFirst && (i.f.Decision.Grant == nil || !i.f.Decision.Grant.Opaque):
+		i.tls, i.alert = true, sniff.AlertDecodeError
+		return i.refuse(policy.ReasonMalformedRequest, "The ClientHello was not complete in time.")
+	case first == tlsFirst:
+		like = policy.SeenTLS
+	case first <= 3:
+		like = policy.SeenSTUN
+	}
+	if err := i.look(like, ""); err != nil {
+		return err
+	}
+	return i.look(policy.SeenOpaque, "")
+}
+
+// tlsFirst is the first byte of a TLS handshake record.
+const tlsFirst = 22
 
 func (i *inspection) judgeTLS() error {
 	hello, err := sniff.ReadClientHello(i.client)
@@ -219,11 +248,12 @@ func (i *inspection) judgeTLS() error {
 	return i.look(policy.SeenTLS, sni)
 }
 
-// judgeBadHello turns away a malformed ClientHello where TLS was meant. On
-// other ports a protocol may begin with the same two bytes by chance: there it
-// is one that is not known, and policy decides.
+// judgeBadHello turns away a malformed ClientHello: a server that reads it less
+// strictly may find another name in it. Where any protocol is allowed by the
+// rule's own word, or nothing is enforced, it may be one that begins with the
+// same two bytes by chance.
 func (i *inspection) judgeBadHello(bad *sniff.HelloError) error {
-	if i.f.Port != 443 {
+	if d := &i.f.Decision; i.f.Port != 443 && (d.Grant == nil || d.Grant.Opaque) {
 		return i.look(policy.SeenOpaque, "")
 	}
 	i.tls, i.alert = true, bad.Alert

@@ -224,7 +224,7 @@ func TestSilenceEndsAtTheRulesIdleTimeout(t *testing.T) {
 	out := &opener{}
 	client, door := pair(t)
 	upstream, server := pair(t)
-	f := &flow.Flow{Decision: policy.Decision{Allow: true, Rule: &policy.Rule{Idle: 20 * time.Millisecond}}}
+	f := &flow.Flow{Decision: policy.Decision{Allow: true, Grant: &policy.Rule{Idle: 20 * time.Millisecond}}}
 	Join(t.Context(), out, f, sniff.NewConn(door), sniff.NewConn(upstream), patience, relay.Options{})
 	w := &world{t: t, out: out}
 	w.expectNothing(client)
@@ -270,7 +270,7 @@ func TestCutSaysWhoCutIt(t *testing.T) {
 }
 
 func TestRuleLimitsTheBytes(t *testing.T) {
-	f := &flow.Flow{Decision: policy.Decision{Rule: &policy.Rule{MaxBytes: 7, Idle: time.Minute}}}
+	f := &flow.Flow{Decision: policy.Decision{Grant: &policy.Rule{MaxBytes: 7, Idle: time.Minute}}}
 	o := ruled(f, relay.Options{IdleTimeout: time.Hour, MaxBytes: 1 << 30, HalfCloseTimeout: time.Second})
 	if o.MaxBytes != 7 || o.IdleTimeout != time.Minute || o.HalfCloseTimeout != time.Second {
 		t.Errorf("got %+v", o)

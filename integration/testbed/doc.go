@@ -3,7 +3,7 @@
 //
 // Everything listens on loopback. Names such as hlg.tokbox.com exist only as
 // fixed answers in the configuration of the gateway under test, and always
-// stand for 127.77.0.1.
+// stand for IP.
 package testbed
 
 import (

@@ -219,14 +219,29 @@ func (r Record) Str(field string) string {
 // line that is not a record.
 func (g *Gateway) Records() []Record {
 	g.t.Helper()
-	files, _ := filepath.Glob(filepath.Join(g.Dir, "audit", "*.jsonl"))
+	return journal(g.t, filepath.Join(g.Dir, "audit"), false)
+}
+
+// WholeJournal reads the journal of a directory that no process writes to:
+// then every line of it is a record, to the last.
+func WholeJournal(t testing.TB, dir string) []Record {
+	t.Helper()
+	return journal(t, dir, true)
+}
+
+func journal(t testing.TB, dir string, whole bool) []Record {
+	t.Helper()
+	files, _ := filepath.Glob(filepath.Join(dir, "*.jsonl"))
 	var records []Record
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
-			g.t.Fatal(err)
+			t.Fatal(err)
 		}
 		if i := bytes.LastIndexByte(data, '\n'); i < len(data)-1 {
+			if whole {
+				t.Errorf("%s ends in a torn line: %q", file, data[i+1:])
+			}
 			data = data[:i+1] // a line being written
 		}
 		sc := bufio.NewScanner(bytes.NewReader(data))
@@ -234,7 +249,7 @@ func (g *Gateway) Records() []Record {
 		for sc.Scan() {
 			r := Record{}
 			if err := json.Unmarshal(sc.Bytes(), &r); err != nil {
-				g.t.Fatalf("%s: not a record: %v\n%q", file, err, sc.Text())
+				t.Fatalf("%s: not a record: %v\n%q", file, err, sc.Text())
 			}
 			records = append(records, r)
 		}

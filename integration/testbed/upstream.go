@@ -19,9 +19,10 @@ import (
 	"github.com/coder/websocket"
 )
 
-// IP is where every upstream of a test listens. Names reach it only through
-// the fixed answers of the gateway under test.
-const IP = "127.77.0.1"
+// IP is where every upstream of a test run listens: an address of loopback
+// that is the run's own, so that two can be on one machine. Names reach it
+// only through the answers that the gateway under test is given.
+var IP = fmt.Sprintf("127.77.%d.%d", os.Getpid()>>8&0xff, max(os.Getpid()&0xff, 1))
 
 // Names are the names that the upstream's certificate is for: those of the
 // mission, and some that no rule names.
@@ -31,7 +32,7 @@ var Names = []string{
 	"denied.example.com", "evil.test", "tokbox.com", "eviltokbox.com", "agora.a.b.nexthink.cloud",
 }
 
-// Upstream is a web server on 127.77.0.1, ports 443 (TLS, HTTP/1.1 and
+// Upstream is a web server on IP, ports 443 (TLS, HTTP/1.1 and
 // HTTP/2) and 80, that stands for the whole outside.
 type Upstream struct {
 	CA       *CA
@@ -206,7 +207,7 @@ func (u *Upstream) GitRepository(t testing.TB, name string) {
 	}
 }
 
-// ServerFirst listens on 127.77.0.1 and a free port for a protocol in which
+// ServerFirst listens on IP and a free port for a protocol in which
 // the server speaks first: it greets like SMTP, and answers QUIT.
 func ServerFirst(t testing.TB) (port string) {
 	t.Helper()
