@@ -71,7 +71,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	plan := plan{window: 2 * time.Second, rounds: 7, only: *only}
+	plan := plan{window: time.Second, rounds: 7, only: *only}
 	if *quick {
 		plan.window, plan.rounds = 500*time.Millisecond, 3
 	}
