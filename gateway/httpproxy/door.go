@@ -132,6 +132,7 @@ func (d *Door) Serve(ctx context.Context, c *sniff.Conn, in flow.Inbound) {
 	err := g.readHead()
 	if err == nil && g.connect == nil {
 		d.serveRequests(ctx, g, in)
+		g.takeBack()
 	}
 	if g.connect == nil {
 		tunnel.Farewell(c)

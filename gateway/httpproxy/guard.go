@@ -21,6 +21,8 @@ import (
 // answered, net/http sees the end of the connection, and Door.Serve goes on
 // with the guard's connect.
 type guard struct {
+	reading sync.Mutex // held by Read: net/http reads in a goroutine of its own too
+
 	c      *sniff.Conn
 	limits limits
 	taken  bool // of the handler: the connection is not net/http's any more
@@ -84,6 +86,8 @@ func newGuard(c *sniff.Conn, l limits) *guard {
 
 // Read implements net.Conn.
 func (g *guard) Read(p []byte) (int, error) {
+	g.reading.Lock()
+	defer g.reading.Unlock()
 	for {
 		if g.out != "" {
 			n := copy(p, g.out)
@@ -121,6 +125,14 @@ func (g *guard) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// takeBack ends the read that net/http may have left behind, so that the
+// connection can be read without the guard.
+func (g *guard) takeBack() {
+	g.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // then the connection is closed, and no read waits
+	g.reading.Lock()
+	g.reading.Unlock() //nolint:staticcheck // SA2001: to wait is all that is wanted
 }
 
 // readHead reads one head, and makes it, or what stands in for it, ready to be
