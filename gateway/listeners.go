@@ -55,7 +55,7 @@ func (g *Gateway) openAll(ctx context.Context) error {
 func (g *Gateway) openOne(ctx context.Context, f *front) error {
 	l, err := listen.Listen(ctx, listen.Options{
 		Name: f.opt.Name, Address: f.opt.Address, Logger: g.log,
-		MaxConns: g.opt.Limits.Connections, MaxPerClient: g.opt.Limits.ConnectionsPerClient,
+		MaxConns: connectionLimit(g.opt.Limits.Connections), MaxPerClient: g.opt.Limits.ConnectionsPerClient,
 		Refused: g.refused(f),
 	})
 	if err != nil {

@@ -63,7 +63,8 @@ type Bound struct {
 	Trust   string // file with the authority that clients must trust; "" if its certificate is not of the internal one
 }
 
-// Limits bounds what clients may cost. A zero count is no limit.
+// Limits bounds what clients may cost. Zero Connections are as many as
+// descriptors allow; a zero ConnectionsPerClient is no limit.
 type Limits struct {
 	Handshake            time.Duration
 	Connect              time.Duration

@@ -81,7 +81,7 @@ type Limits struct {
 	DrainTimeout         Duration `mapstructure:"drain_timeout"`          // for live flows to end when stopping
 	RevokeGrace          Duration `mapstructure:"revoke_grace"`           // before a live flow that a new policy denies is cut
 	ConnectionsPerClient int      `mapstructure:"connections_per_client"` // at one time, from one address, for each listener; 0: no limit
-	Connections          int      `mapstructure:"connections"`            // at one time, for each listener; 0: no limit
+	Connections          int      `mapstructure:"connections"`            // at one time, for each listener; 0: as many as descriptors allow
 }
 
 // Audit says where records are kept.

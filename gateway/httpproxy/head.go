@@ -197,6 +197,15 @@ func (h *Head) framing() error {
 				return bad("a Content-Length that is no number: %.64q", f.Value)
 			}
 			h.Length = n
+		case strings.EqualFold(f.Name, "Expect") && !strings.EqualFold(f.Value, "100-continue"):
+			// net/http would answer by itself, and there would be no record.
+			return &HeadError{http.StatusExpectationFailed, fmt.Sprintf("Expect %.64q: only 100-continue is known", f.Value)}
+		case strings.EqualFold(f.Name, "Trailer"):
+			for name := range strings.SplitSeq(f.Value, ",") {
+				if err := parseTrailer(strings.Trim(name, " \t") + ":"); err != nil {
+					return err // as above
+				}
+			}
 		case strings.EqualFold(f.Name, "Transfer-Encoding"):
 			codings++
 			if !strings.EqualFold(f.Value, "chunked") {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -147,14 +146,13 @@ func (d *Door) vetRequest(f *flow.Flow, h *Head) *answer {
 	return nil
 }
 
-// plainPath returns the path that rules are about: decoded, without the query.
+// plainPath returns the path that rules are about: as it is written and sent
+// on, without the query. Policy knows which encodings can be read in two ways;
+// decoded, /a%2Fb would be let out as /a/b.
 func plainPath(path string) string {
 	path, _, _ = strings.Cut(path, "?")
 	if path == "" {
 		return "/"
-	}
-	if plain, err := url.PathUnescape(path); err == nil {
-		return plain
 	}
 	return path
 }
