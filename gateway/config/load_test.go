@@ -305,7 +305,7 @@ func TestManyNames(t *testing.T) {
 }
 
 func FuzzLoad(f *testing.F) {
-	f.Add([]byte(Embedded))
+	f.Add(Embedded)
 	if example, err := os.ReadFile(examplePath); err == nil {
 		f.Add(example)
 		f.Add(uncomment(example))

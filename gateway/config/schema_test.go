@@ -238,7 +238,7 @@ func TestSchemaTakesOurFiles(t *testing.T) {
 
 func TestSchemaRefuses(t *testing.T) {
 	for name, text := range map[string]string{
-		"a misspelt key":            "version: 1\nlistners: []\n",
+		"a misspelt key":            "version: 1\nlistenerz: []\n",
 		"a misspelt key below":      "relay: {idle_timout: 1h}\n",
 		"an unknown door":           "listeners: [{address: ':1', doors: [htpp]}]\n",
 		"a listener without doors":  "listeners: [{address: ':1'}]\n",

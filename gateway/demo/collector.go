@@ -150,9 +150,10 @@ func decodeSpan(msg []byte) (Span, error) {
 		case attributes:
 			var key, value string
 			err := fields(data, func(num protowire.Number, _ uint64, data []byte) (err error) {
-				if num == 1 {
+				switch num {
+				case 1:
 					key = string(data)
-				} else if num == 2 {
+				case 2:
 					value, err = decodeValue(data, 0)
 				}
 				return err

@@ -49,7 +49,7 @@ func (p *proxy) measureIdle(ctx context.Context, results map[cell]float64) error
 		if err != nil {
 			return err
 		}
-		time.Sleep(idleSettle)
+		<-time.After(idleSettle)
 		before, err := residentOfTree(p.cmd.Process.Pid)
 		if err != nil {
 			return err
@@ -59,7 +59,7 @@ func (p *proxy) measureIdle(ctx context.Context, results map[cell]float64) error
 		if err != nil {
 			return err
 		}
-		time.Sleep(idleSettle)
+		<-time.After(idleSettle)
 		after, err := residentOfTree(p.cmd.Process.Pid)
 		if err != nil {
 			return err

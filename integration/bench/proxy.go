@@ -170,7 +170,7 @@ func startProxy(ctx context.Context, name string, args []string) (*proxy, error)
 // ready waits until every front can be connected to.
 func (p *proxy) ready(ctx context.Context) error {
 	for _, addr := range p.fronts {
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); ; <-time.After(20 * time.Millisecond) {
 			c, err := net.Dial("tcp", addr)
 			if err == nil {
 				c.Close()
