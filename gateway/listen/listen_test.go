@@ -81,7 +81,7 @@ func echoes(c net.Conn) bool {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); <-time.After(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal(what)
 		}

@@ -138,7 +138,7 @@ func (t *tunnel) broken(s, other *side, err error) {
 	t.note(s, err)
 	t.mu.Unlock()
 	for wait := time.Millisecond; wait < flushTimeout && other.unsent() > 0 && !t.isOver(); wait *= 2 {
-		time.Sleep(wait)
+		time.Sleep(wait) //nolint:forbidigo // the kernel tells nobody when a peer has confirmed
 	}
 
 	t.mu.Lock()

@@ -209,7 +209,7 @@ func descriptors(t testing.TB) int {
 // eventually polls ok; what says what was waited for.
 func eventually(t testing.TB, what func() string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); <-time.After(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal(what())
 		}
