@@ -121,9 +121,10 @@ func runGateway(ctx context.Context, env *Env, flags *configFlags, quiet bool) e
 	stopSignals := onSignals(ctx, gw, log)
 	defer stopSignals()
 	floor := make([]byte, heapFloor)
+	stopping := context.AfterFunc(ctx, func() { daemon.SdNotify(false, daemon.SdNotifyStopping) })
+	defer stopping()
 	err = gw.Run(ctx)
 	runtime.KeepAlive(floor)
-	daemon.SdNotify(false, daemon.SdNotifyStopping)
 	return err
 }
 
