@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"sluice/gateway/dial"
 	"sluice/gateway/flow"
 )
 
@@ -58,6 +61,30 @@ func TestStopLetsLiveFlowsEnd(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A flow whose name is being looked up, or that is being connected, when the
+// stop begins has its time like one that is connected.
+func TestStopWaitsForFlowsThatAreDialled(t *testing.T) {
+	up := newEcho(t, "127.0.0.1", 0)
+	z := newZone(t, "127.0.0.1")
+	z.hold = make(chan struct{})
+	w := start(t, up, rules(up.rule("a.example.net")), drainFor(time.Hour), func(o *Options) {
+		o.Resolver = dial.ResolverOptions{Servers: []string{"udp://" + z.addr}, Timeout: time.Minute, Attempts: 1}
+	})
+	c := dialTCP(t, w.proxy)
+	fmt.Fprintf(c, "CONNECT a.example.net:%[1]d HTTP/1.1\r\nHost: a.example.net:%[1]d\r\n\r\n", up.port)
+	eventually(t, "the name is asked for", func() bool { return z.questions("a.example.net") > 0 })
+	w.stop()
+	w.refusing(w.proxy)
+	close(z.hold)
+	res, err := http.ReadResponse(c.r, &http.Request{Method: http.MethodConnect})
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("CONNECT: %v %v", res, err)
+	}
+	c.echo("still here\n")
+	c.Close()
+	w.stopped()
 }
 
 func TestStopCutsWhatIsLeft(t *testing.T) {

@@ -24,6 +24,7 @@ type gate struct {
 	dialer   *dial.Dialer
 	keep     *recorder
 	live     liveSet
+	opening  atomic.Int64      // flows that are being decided, looked up or connected
 	active   func(delta int64) // counts live flows for the metrics
 	now      func() time.Time
 }
@@ -41,6 +42,8 @@ func query(f *flow.Flow, now time.Time) policy.Query {
 
 // Admit implements flow.Opener.
 func (g *gate) Admit(ctx context.Context, f *flow.Flow) error {
+	g.opening.Add(1)
+	defer g.opening.Add(-1)
 	if f.Port == 0 {
 		// To a policy, port 0 asks about a name before the port is known.
 		return g.Refuse(f, policy.ReasonPort, "0 is no port to connect to")
@@ -157,6 +160,8 @@ func (g *gate) unreachable(f *flow.Flow, err error) error {
 
 // Dial implements flow.Opener.
 func (g *gate) Dial(ctx context.Context, f *flow.Flow) (net.Conn, error) {
+	g.opening.Add(1)
+	defer g.opening.Add(-1)
 	if f.Stage != flow.Admitted {
 		return nil, &flow.DeniedError{ID: f.ID, Decision: f.Decision}
 	}

@@ -182,7 +182,16 @@ func (g *Gateway) drain(cut context.CancelCauseFunc) {
 	tick := time.NewTicker(drainPoll)
 	defer tick.Stop()
 wait:
-	for g.gate.live.count.Load() > 0 {
+	// Between Dial and Live a door has a flow to itself for a moment: only a
+	// second look that finds none is believed.
+	for idle := 0; idle < 2; {
+		if g.gate.live.count.Load() == 0 && g.gate.opening.Load() == 0 {
+			if idle++; idle == 2 {
+				break
+			}
+		} else {
+			idle = 0
+		}
 		select {
 		case <-tick.C:
 		case <-deadline.C:

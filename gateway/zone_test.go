@@ -17,6 +17,7 @@ type zone struct {
 	mu       sync.Mutex
 	records  map[string][]netip.Addr
 	asked    map[string]int
+	hold     chan struct{} // answers wait for it to be closed; nil: they do not
 }
 
 // newZone starts a server. The fallback is the answer for names that are not
@@ -71,6 +72,9 @@ func (z *zone) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	z.asked[name]++
 	addrs, known := z.records[name]
 	z.mu.Unlock()
+	if z.hold != nil {
+		<-z.hold
+	}
 	if !known {
 		addrs = z.fallback
 	}
