@@ -131,12 +131,9 @@ func TestHostileNamesAndAddresses(t *testing.T) {
 	}
 	for _, p := range hostilePorts {
 		t.Run("port "+p+" in CONNECT", func(t *testing.T) { refuse(t, connectHead("hlg.tokbox.com:"+p)) })
-		t.Run("port "+p+" in a URL", func(t *testing.T) {
-			if p == "" {
-				t.Skip("an empty port is the default one (RFC 3986 section 3.2.3)")
-			}
-			refuse(t, absoluteHead("hlg.tokbox.com:"+p))
-		})
+		if p != "" { // in a URL an empty port is the default one (RFC 3986 section 3.2.3)
+			t.Run("port "+p+" in a URL", func(t *testing.T) { refuse(t, absoluteHead("hlg.tokbox.com:"+p)) })
+		}
 	}
 	t.Run("port 0 in SOCKS", func(t *testing.T) { refuseSOCKS(t, 3, "hlg.tokbox.com", 0) })
 	t.Run("CONNECT without a port", func(t *testing.T) { refuse(t, connectHead("hlg.tokbox.com")) })

@@ -14,6 +14,8 @@ import (
 	"sync"
 
 	"go.yaml.in/yaml/v3"
+
+	"sluice/policy"
 )
 
 //go:embed services/*.yaml
@@ -129,7 +131,7 @@ func nearest(name string, names []string) string {
 	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
 	best, least := "", len(name)/3+2
 	for _, n := range names {
-		d := distance(name, n)
+		d := policy.EditDistance(name, n)
 		if len(name) >= 4 && (strings.HasPrefix(n, name) || strings.HasPrefix(name, n)) {
 			d = 0
 		}
@@ -138,24 +140,4 @@ func nearest(name string, names []string) string {
 		}
 	}
 	return best
-}
-
-// distance is the number of single-byte edits between two names (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }
